@@ -1,0 +1,19 @@
+"""The blur engine: what a blur is called, its kernel, its convolution, and what a network sees."""
+
+from blur_lightning.blur.capture import Capture
+from blur_lightning.blur.convolution import Kernels, convolve
+from blur_lightning.blur.distributions import Blur, BlurDistribution, make_kernels
+from blur_lightning.blur.kernels import box_kernel, disk_kernel, gaussian_taps, shake_bank
+
+__all__ = [
+    "Blur",
+    "BlurDistribution",
+    "Capture",
+    "Kernels",
+    "box_kernel",
+    "convolve",
+    "disk_kernel",
+    "gaussian_taps",
+    "make_kernels",
+    "shake_bank",
+]

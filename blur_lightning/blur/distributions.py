@@ -1,0 +1,300 @@
+"""What YAML and the command line name: blurs, and distributions to draw one from for each image.
+
+The grammar, the same in code, configs, records and reports:
+
+    sharp                    no blur
+    D4                       disk of radius 4
+    H8, V8, M8@30            box of length 8: horizontal, vertical, at 30 degrees counter-clockwise
+    G4                       Gaussian of sigma 4
+    shake                    a camera-shake kernel drawn from a bank
+    D2..8, M4..8@0..180      each parameter drawn uniformly from its range
+    sharp+D2+D4              an equal mix: each image gets one of them
+    0.2*sharp+0.8*shake      a weighted mix
+
+Lengths are pixels at the canonical scale. A draw is a function of its key alone, (seed, epoch,
+index) in training and (seed, condition, index) in tests: batch size, workers and number of
+processes do not change it.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blur_lightning.blur.convolution import KernelGroup, Kernels
+from blur_lightning.blur.kernels import (
+    Rim,
+    bank_hash,
+    box_half_width,
+    box_kernel,
+    disk_half_width,
+    disk_kernel,
+    gaussian_half_width,
+    gaussian_taps,
+    shake_bank,
+)
+from blur_lightning.errors import InputError
+
+# (kernels, seed) of the two banks: the paper's 100 to test with, a separate 10,000 to train with.
+SHAKE_BANKS = {"test": (100, 0), "training": (10_000, 1)}
+
+
+@dataclass(frozen=True)
+class Blur:
+    """One blur with every parameter fixed: what happens to one image.
+
+    Attributes:
+        family: Name of its family, as in the records.
+        parameter: Radius, length or sigma in pixels; for shake the kernel's place in its bank.
+        angle: Direction of a line in degrees, for motion only.
+        bank: Which bank of `SHAKE_BANKS` a shake kernel is from.
+    """
+
+    family: str
+    parameter: float = 0.0
+    angle: float = 0.0
+    bank: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How blurs of one shape are written and made.
+
+    Attributes:
+        name: The word in records and reports.
+        symbol: The letter in the grammar.
+        parameter: What the number behind the letter is.
+        half_width: Parameter -> pixels that the kernel reaches to each side.
+        factors: (parameters, angles, half width, rim) -> kernels, as `KernelGroup.factors`.
+    """
+
+    name: str
+    symbol: str
+    parameter: str
+    half_width: Callable[[float], int]
+    factors: Callable[[Tensor, Tensor, int, Rim], tuple[Tensor, ...]]
+
+
+def _disk(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    return (disk_kernel(radius, half_width=half_width, rim=rim),)
+
+
+def _horizontal(length: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    taps = box_kernel(length, half_width=half_width, rim=rim)
+    return (taps[:, half_width : half_width + 1],)
+
+
+def _vertical(length: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    return tuple(factor.mT for factor in _horizontal(length, angle, half_width, rim))
+
+
+def _motion(length: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    return (box_kernel(length, angle, half_width=half_width, rim=rim),)
+
+
+def _gaussian(sigma: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    taps = gaussian_taps(sigma, half_width=half_width)
+    return (taps[:, :, None], taps[:, None, :])
+
+
+FAMILIES = {
+    family.symbol: family
+    for family in (
+        Family("disk", "D", "radius", disk_half_width, _disk),
+        Family("horizontal", "H", "length", box_half_width, _horizontal),
+        Family("vertical", "V", "length", box_half_width, _vertical),
+        Family("motion", "M", "length", box_half_width, _motion),
+        Family("gaussian", "G", "sigma", gaussian_half_width, _gaussian),
+    )
+}
+_BY_NAME = {family.name: family for family in FAMILIES.values()}
+_SHAKE_HALF_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a mix: a family with a range for each parameter."""
+
+    family: str
+    low: float = 0.0
+    high: float = 0.0
+    angles: tuple[float, float] = (0.0, 0.0)
+
+    def __str__(self) -> str:
+        if self.family not in _BY_NAME:
+            return self.family
+        text = _BY_NAME[self.family].symbol + _range_text(self.low, self.high)
+        return f"{text}@{_range_text(*self.angles)}" if self.family == "motion" else text
+
+    @property
+    def half_width(self) -> int:
+        """Pixels that its widest kernel reaches to each side."""
+        if self.family in _BY_NAME:
+            return _BY_NAME[self.family].half_width(self.high)
+        return _SHAKE_HALF_WIDTH if self.family == "shake" else 0
+
+    def draw(self, generator: np.random.Generator, bank: str) -> Blur:
+        """Draw every parameter from its range, a shake kernel from its bank."""
+        if self.family == "shake":
+            return Blur("shake", float(generator.integers(SHAKE_BANKS[bank][0])), bank=bank)
+        if self.low == self.high and self.angles[0] == self.angles[1]:
+            return Blur(self.family, self.low, self.angles[0])
+        parameter, angle = generator.uniform((self.low, self.angles[0]), (self.high, self.angles[1]))
+        return Blur(self.family, float(parameter), float(angle))
+
+
+@dataclass(frozen=True)
+class BlurDistribution:
+    """A mix of blurs, drawn from once for each image; also a test condition.
+
+    Attributes:
+        name: Its text in the grammar, numbers in their shortest form; also what it prints as.
+        components: Its parts.
+        weights: Their probabilities, of sum 1.
+    """
+
+    name: str
+    components: tuple[Component, ...] = field(repr=False)
+    weights: tuple[float, ...] = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "BlurDistribution":
+        """Read the grammar of the module; InputError names the part that does not fit."""
+        parts = [_parse_part(part.strip(), text) for part in text.split("+")]
+        weights = [1.0 if weight is None else weight for weight, _ in parts]
+        if sum(weights) <= 0:
+            raise InputError(f"blur '{text}': the weights sum to 0; give one a positive weight")
+        name = "+".join(
+            str(component) if weight is None else f"{weight:g}*{component}"
+            for weight, component in parts
+        )
+        components = tuple(component for _, component in parts)
+        return cls(name, components, tuple(weight / sum(weights) for weight in weights))
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def half_width(self) -> int:
+        """Pixels that the widest kernel which can be drawn reaches to each side."""
+        return max(component.half_width for component in self.components)
+
+    @property
+    def family(self) -> str:
+        """The one family, or "mix"."""
+        names = {component.family for component in self.components}
+        return names.pop() if len(self.components) == 1 else "mix"
+
+    @property
+    def parameter(self) -> float | None:
+        """The parameter if it is one number for all images; sharp is 0 of every family."""
+        part = self.components[0]
+        fixed = len(self.components) == 1 and part.low == part.high and part.family != "shake"
+        return part.low if fixed else None
+
+    def draw(self, *, seed: int, index: int, epoch: int | None = None) -> Blur:
+        """Draw the blur of one image.
+
+        Args:
+            seed: The run's seed.
+            index: The image's place in its data set.
+            epoch: The epoch in training; None draws for a test, keyed by this mix's name.
+        """
+        bank = "test" if epoch is None else "training"
+        key = (0, zlib.crc32(self.name.encode())) if epoch is None else (1, epoch)
+        generator = np.random.default_rng([seed, *key, index])
+        chosen = generator.choice(len(self.components), p=self.weights)
+        return self.components[chosen].draw(generator, bank)
+
+    def bank_hashes(self, bank: str) -> dict[str, str]:
+        """SHA-256 of the bank of `SHAKE_BANKS` that draws come from, by name; {} without shake."""
+        if all(component.family != "shake" for component in self.components):
+            return {}
+        return {f"shake-{bank}": bank_hash(_bank(bank))}
+
+
+def make_kernels(
+    blurs: Sequence[Blur], *, rim: Rim = "hard", device: torch.device | None = None
+) -> Kernels:
+    """Turn the blurs drawn for a batch into kernels for `convolve`.
+
+    Args:
+        blurs: One for each image.
+        rim: How shapes become pixels; see `kernels`.
+        device: Where the images are.
+    """
+    alike: dict[tuple[str, int], list[int]] = {}
+    for index, blur in enumerate(blurs):
+        if blur.family in _BY_NAME:
+            half_width = _BY_NAME[blur.family].half_width(blur.parameter)
+            alike.setdefault((blur.family, half_width), []).append(index)
+        elif blur.family == "shake":
+            alike.setdefault((blur.family, _SHAKE_HALF_WIDTH), []).append(index)
+    groups = tuple(
+        KernelGroup(
+            torch.tensor(indices, device=device),
+            tuple(
+                factor.to(device)
+                for factor in _factors(family, [blurs[i] for i in indices], half_width, rim)
+            ),
+        )
+        for (family, half_width), indices in alike.items()
+    )
+    return Kernels(len(blurs), groups)
+
+
+def _factors(family: str, blurs: list[Blur], half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    if family == "shake":
+        return (torch.stack([_bank(blur.bank)[int(blur.parameter)] for blur in blurs]),)
+    parameters = torch.tensor([blur.parameter for blur in blurs])
+    angles = torch.tensor([blur.angle for blur in blurs])
+    return _BY_NAME[family].factors(parameters, angles, half_width, rim)
+
+
+def _bank(name: str) -> Tensor:
+    count, seed = SHAKE_BANKS[name]
+    return shake_bank(count, seed=seed)
+
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_RANGE = rf"{_NUMBER}(?:\.\.{_NUMBER})?"
+_PART = re.compile(
+    rf"(?:(?P<weight>-?\d+(?:\.\d+)?)\*)?"
+    rf"(?:(?P<word>sharp|shake)|(?P<letter>[A-Z]){_RANGE}(?:@{_RANGE})?)"
+)
+
+
+def _range_text(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
+    match = _PART.fullmatch(part)
+    family = match and FAMILIES.get(match["letter"] or "")
+    if not match or not (match["word"] or family) or bool(match[6]) != (match["letter"] == "M"):
+        raise InputError(f"blur '{text}': {_advice(part)}")
+    weight = None if match["weight"] is None else float(match["weight"])
+    if weight is not None and weight < 0:
+        raise InputError(f"blur '{text}': the weight of '{part}' is negative; use 0 or more")
+    if match["word"]:
+        return weight, Component(match["word"])
+    assert family  # one of the two, by the pattern
+    low, angle_low = float(match[4]), float(match[6] or 0)
+    high, angle_high = float(match[5] or low), float(match[7] or angle_low)
+    if high < low or angle_high < angle_low:
+        raise InputError(f"blur '{text}': '{part}' runs from high to low; write the low end first")
+    return weight, Component(family.name, low, high, (angle_low, angle_high))
+
+
+def _advice(part: str) -> str:
+    family = FAMILIES.get(part[:1])
+    if family is None:
+        known = ", ".join(f"{f.symbol}<{f.parameter}>" for f in FAMILIES.values())
+        return f"'{part}' is no blur; use sharp, shake, {known}, or a mix like sharp+D2+D4"
+    example = f"{family.symbol}4@30" if family.symbol == "M" else f"{family.symbol}4"
+    angle = ", then @ and degrees" if family.symbol == "M" else ""
+    return f"'{part}' needs a {family.parameter} of 0 or more pixels{angle}, e.g. {example}"

@@ -1,0 +1,168 @@
+"""ImageNet's ILSVRC2012 folders, whole or in part, and any other folder of class folders.
+
+Layouts of a split that are understood:
+
+* `<split>/<wnid>/*.JPEG`: a folder for each class, any number of the 1000.
+* flat `val/ILSVRC2012_val_*.JPEG` with the labels in `ILSVRC2012_devkit_t12/data/` (the official
+  development kit) or in `LOC_val_solution.csv` (Kaggle's).
+
+Labels are the places of the wnids in sorted order, which is what networks are trained with; the
+official ground truth counts otherwise, by the ILSVRC2012_ID of its own `meta.mat`.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from typing_extensions import override
+
+from blur_lightning.blur import Capture
+from blur_lightning.data.base import BlurDataModule, Source, Split
+from blur_lightning.data.images import image_files, read_image
+from blur_lightning.errors import InputError
+
+
+class FileSource:
+    """Image files below a root, with or without labels."""
+
+    def __init__(self, root: Path, files: Sequence[Path], labels: Sequence[int] | None) -> None:
+        self.files, self.labels = files, labels
+        self.names = [str(file.relative_to(root)) for file in files]
+
+    def load(self, index: int) -> np.ndarray:
+        """Decode one image; UnreadableImageError names a file that is broken."""
+        return read_image(self.files[index])
+
+
+class ImageNetDataModule(BlurDataModule):
+    """ImageNet (ILSVRC2012) on disk, or any folder of class folders.
+
+    Args:
+        root: Folder that holds train/ and val/; tests use val/.
+        classes: "imagenet": class folders are wnids and keep their place among the 1000, also
+            where only some are present. "folders": whatever class folders train/ holds, sorted.
+        blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
+            G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
+        capture: Scales, crop and border of what the network sees.
+        jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
+            at random; empty is the canonical scale alone.
+        batch_size: Images in a batch.
+        num_workers: Processes that decode; None is one a core, at most 8.
+        seed: Seed of all draws; None is the run's seed_everything.
+        skip_unreadable: Leave out images that cannot be read and list them in provenance.json,
+            instead of stopping.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        classes: Literal["imagenet", "folders"] = "imagenet",
+        blur: str = "sharp",
+        capture: Capture | None = None,
+        jitter: Sequence[int] = (),
+        batch_size: int = 128,
+        num_workers: int | None = None,
+        seed: int | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        super().__init__(
+            blur=blur,
+            capture=capture,
+            jitter=jitter,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            skip_unreadable=skip_unreadable,
+        )
+        self.root, self.classes = Path(root), classes
+
+    @override
+    def source(self, split: Split) -> Source:
+        folder = self.root / ("train" if split == "train" else "val")
+        if not folder.is_dir():
+            raise InputError(f"data.root: there is no folder {folder}; point --data.root at yours")
+        class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
+        if not class_folders:
+            return self._flat(folder)
+        labels_by_name = self._labels_by_name(class_folders)
+        files, labels = [], []
+        for class_folder in class_folders:
+            found = image_files(class_folder)
+            if not found:
+                raise InputError(f"{class_folder}: the class folder is empty; fill or remove it")
+            files += found
+            labels += [labels_by_name[class_folder.name]] * len(found)
+        return FileSource(self.root, files, labels)
+
+    def _labels_by_name(self, class_folders: Sequence[Path]) -> Mapping[str, int]:
+        if self.classes == "folders":
+            train = self.root / "train"
+            reference = train if train.is_dir() else class_folders[0].parent
+            names = sorted(path.name for path in reference.iterdir() if path.is_dir())
+            known: Mapping[str, int] = {name: label for label, name in enumerate(names)}
+            advice = f"{reference} has no such class; remove it"
+        else:
+            known = wnid_labels()
+            advice = "not one of ImageNet's 1000 wnids; remove it, or use --data.classes folders"
+        for class_folder in class_folders:
+            if class_folder.name not in known:
+                raise InputError(f"{class_folder}: {advice}")
+        self.num_classes = len(known)
+        return known
+
+    def _flat(self, folder: Path) -> Source:
+        files = sorted(path for path in image_files(folder) if path.parent == folder)
+        if not files:
+            raise InputError(f"{folder}: holds no images and no class folders")
+        kit, kaggle = self.root / "ILSVRC2012_devkit_t12/data", self.root / "LOC_val_solution.csv"
+        if kit.is_dir():
+            labels_by_file = _devkit_labels(kit)
+        elif kaggle.is_file():
+            labels_by_file = _kaggle_labels(kaggle)
+        else:
+            raise InputError(f"{folder}: flat images need their labels: put {kit} or {kaggle} there")
+        unknown = next((file for file in files if file.stem not in labels_by_file), None)
+        if unknown is not None:
+            raise InputError(f"{unknown}: the ground truth beside {folder} does not name it")
+        self.num_classes = len(wnid_labels())
+        return FileSource(self.root, files, [labels_by_file[file.stem] for file in files])
+
+
+@cache
+def wnid_labels() -> Mapping[str, int]:
+    """Class index of each of the 1000 wnids, in the order that networks are trained with."""
+    from timm.data import ImageNetInfo  # importing timm takes a second; a folder's classes do not
+
+    return {wnid: label for label, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+
+
+def _devkit_labels(kit: Path) -> dict[str, int]:
+    """Labels by file stem: line i of the ground truth is the ILSVRC2012_ID of image i + 1."""
+    from scipy.io import loadmat  # only the flat layout reads MATLAB files
+
+    truth, meta = kit / "ILSVRC2012_validation_ground_truth.txt", kit / "meta.mat"
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+        labels = [wnid_labels()[wnids[int(line)]] for line in truth.read_text().split()]
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: missing; unpack the whole development kit") from error
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{kit}: not ILSVRC2012's meta.mat and ground truth ({error})") from error
+    return {f"ILSVRC2012_val_{i:08d}": label for i, label in enumerate(labels, start=1)}
+
+
+def _kaggle_labels(table: Path) -> dict[str, int]:
+    """Labels by file stem from rows `ILSVRC2012_val_00000001,n01751748 111 108 ...`."""
+    with table.open(newline="") as file:
+        try:
+            return {
+                row["ImageId"]: wnid_labels()[row["PredictionString"].split()[0]]
+                for row in csv.DictReader(file)
+            }
+        except (KeyError, IndexError) as error:
+            raise InputError(f"{table}: not Kaggle's validation labels ({error})") from error

@@ -1,0 +1,6 @@
+"""LightningModules: what is trained and measured; the class path names one in YAML."""
+
+from blur_lightning.tasks.base import Task
+from blur_lightning.tasks.classification import ClassificationTask
+
+__all__ = ["ClassificationTask", "Task"]

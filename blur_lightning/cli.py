@@ -1,0 +1,105 @@
+"""The command line: Lightning's own for running networks, plain functions for everything else."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from blur_lightning.errors import InputError
+
+LIGHTNING_VERBS = {
+    "fit": "train a network on a mix of blurs, then test it under each condition",
+    "validate": "validate a network under the mix that it is trained on",
+    "test": "test a network under each condition: robustness.csv in the run's folder",
+    "predict": "predict the classes of unlabelled photographs: predictions.csv",
+}
+# Verb -> function and what it does; imported when called, so that help and reports need no torch.
+VERBS = {
+    "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        args: Command line without the program; None takes that of the process, which also lets
+            Lightning start further processes with it.
+    """
+    words = sys.argv[1:] if args is None else list(args)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from blur_lightning import __version__
+
+        print(__version__)
+        return 0
+    if words[0] in VERBS:
+        return _guarded(lambda: _call(VERBS[words[0]][0], words), words)
+    if words[0] in LIGHTNING_VERBS:
+        return _guarded(lambda: _lightning(args), words)
+    print(f"error: '{words[0]}' is no command; see python -m blur_lightning --help", file=sys.stderr)
+    return 2
+
+
+def _help() -> str:
+    rows = LIGHTNING_VERBS | {verb: line for verb, (_, line) in VERBS.items()}
+    return "\n".join(
+        [
+            "usage: python -m blur_lightning COMMAND [options]",
+            "",
+            "Measure how blur harms vision networks, train networks that withstand it, and deblur.",
+            "",
+            *(f"  {verb:10} {line}" for verb, line in rows.items()),
+            "",
+            "  python -m blur_lightning test --config experiments/base.yaml \\",
+            "      --config experiments/demo_photos.yaml --model.conditions '[sharp, D4]'",
+            "",
+            "COMMAND --help lists the options of each; README.md tells the rest.",
+        ]
+    )
+
+
+def _call(target: str, words: Sequence[str]) -> None:
+    from jsonargparse import auto_cli
+
+    from blur_lightning.parsing import OneLineErrorParser
+
+    module, function = target.split(":")
+    auto_cli(
+        getattr(import_module(module), function),
+        args=words[1:],
+        prog=f"python -m blur_lightning {words[0]}",
+        parser_class=OneLineErrorParser,
+    )
+
+
+def _lightning(args: Sequence[str] | None) -> None:
+    # Spinning OpenMP threads slow torch down 5-30 times where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    from blur_lightning.lightning_cli import BlurLightningCLI
+
+    BlurLightningCLI.run(args)
+
+
+def _guarded(command: Callable[[], None], words: Sequence[str]) -> int:
+    """Run a command; what a user can put right becomes one line and status 2."""
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("\nerror: interrupted; no file was left half-written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        from blur_lightning.parsing import ParseError, explain
+
+        line = explain(cause, words) if isinstance(cause, ParseError) else cause
+        print(f"\nerror: {line}", file=sys.stderr)
+        return 2
+    return 0

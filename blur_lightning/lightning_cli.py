@@ -1,0 +1,149 @@
+"""Lightning's command line, with its known traps closed.
+
+What each override is for was found with lightning 2.6 and jsonargparse 4.53; a test holds each.
+"""
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+import yaml
+from lightning import LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from typing_extensions import override
+
+from blur_lightning.data import BlurDataModule
+from blur_lightning.errors import InputError
+from blur_lightning.parsing import OneLineErrors, one_line
+from blur_lightning.robustness import replacing
+from blur_lightning.tasks import Task
+from blur_lightning.trainer import Trainer
+
+
+# Advertisements, and a deprecation between two of our dependencies (lightning 2.6, torch 2.9).
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: "Tip: " not in record.getMessage()
+)
+warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+
+
+class Parser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with errors of one line."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes <command>.yaml to the run's folder: that file alone repeats the run."""
+
+    @override
+    def save_config(
+        self, trainer: LightningTrainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        path = Path(trainer.default_root_dir) / self.config_filename
+        with replacing(path) as temporary:
+            temporary.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+
+
+class BlurLightningCLI(LightningCLI):
+    """fit, validate, test and predict."""
+
+    @classmethod
+    def run(cls, args: Sequence[str] | None = None) -> "BlurLightningCLI":
+        """Parse and run one of Lightning's commands; None takes the process's arguments."""
+        return cls(
+            Task,
+            BlurDataModule,
+            trainer_class=Trainer,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_class=Parser,
+            # --trainer.max_epoch must not pass for max_epochs.
+            parser_kwargs={"allow_abbrev": False},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            # Hyper-parameters are in the saved config; a checkpoint holds weights and state only.
+            load_from_checkpoint_support=False,
+            args=None if args is None else list(args),
+        )
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let the checkpoint's settings override the command line's."""
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+            if os.environ.get("JSONARGPARSE_DEBUG"):  # as in jsonargparse: show the traceback
+                raise
+            raise InputError(_construction_problem(error)) from error
+        config = self.config[str(self.subcommand)]
+        self.model.run_config = yaml.safe_load(self._parser(self.subcommand).dump(config))
+
+    def before_fit(self) -> None:
+        """Look at the checkpoint before anything is trained."""
+        self._check_checkpoint()
+
+    def before_validate(self) -> None:
+        """Look at the checkpoint before data is read."""
+        self._check_checkpoint(required=True)
+
+    before_test = before_predict = before_validate
+
+    def _check_checkpoint(self, *, required: bool = False) -> None:
+        path = self.config_init[str(self.subcommand)].get("ckpt_path")
+        if path is None:
+            return
+        if path in ("last", "best", "hpc"):
+            folder = Path(self.trainer.default_root_dir) / "checkpoints"
+            if required and not list(folder.glob("*.ckpt")):
+                raise InputError(f"ckpt_path: there is no checkpoint in {folder}; name a file")
+            return
+        if not Path(path).is_file():
+            raise InputError(f"ckpt_path: there is no file {path}")
+        _check_weights(Path(path), self.model)
+
+
+def _construction_problem(error: Exception) -> str:
+    """Name the argument whose class could not be made, and why."""
+    reason = one_line(error.__cause__ or error)
+    if reason.startswith("Unknown model"):
+        reason += "; timm.list_models() lists the names"
+    for key, base in (("model", Task), ("data", BlurDataModule)):
+        if f"{base.__qualname__}'" in str(error) and not reason.startswith(key):
+            return f"{key}: {reason}"
+    return reason
+
+
+def _check_weights(path: Path, model: LightningModule) -> None:
+    """Compare names and shapes, so that a foreign checkpoint is told in one line."""
+    try:
+        weights = torch.load(path, map_location="meta", weights_only=True)["state_dict"]
+    except (pickle.UnpicklingError, BadZipFile, EOFError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise InputError(f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})") from error
+    own = model.state_dict()
+    for name in [*own, *weights]:
+        if name not in weights or name not in own:
+            where = "the checkpoint" if name not in weights else "model.net"
+            raise InputError(
+                f"ckpt_path: {path} is of another network: {where} has no {name}; "
+                "give the model.net that was trained"
+            )
+        if own[name].shape != weights[name].shape:
+            raise InputError(
+                f"ckpt_path: {path} is of another network: {name} is {tuple(weights[name].shape)} "
+                f"there, {tuple(own[name].shape)} in model.net"
+            )

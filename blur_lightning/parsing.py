@@ -1,0 +1,115 @@
+"""Argument parsers that answer a mistake with one line instead of the whole usage."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from blur_lightning.errors import InputError
+
+LONGEST = 300
+
+
+class ParseError(InputError):
+    """The command line or a config file does not fit the parser; holds jsonargparse's report."""
+
+
+class OneLineErrors:
+    """Mixin for jsonargparse's parsers: a mistake raises instead of printing the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the report; the parsers of the arguments above this one wrap it in theirs."""
+        raise ParseError(message)
+
+
+class OneLineErrorParser(OneLineErrors, ArgumentParser):  # type: ignore[misc]
+    """The parser of the plain commands."""
+
+
+def one_line(message: Any) -> str:
+    """Put a message on one line of bearable length, without Python's spelling of types."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", str(message))
+    text = re.sub(r"(?:\w+\.)*Literal\[(.*?)\]", r"\1", text).replace("NoneType", "null")
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+
+
+def explain(error: ParseError, words: Sequence[str]) -> str:
+    """Say in one line which key is wrong, where it stands, and why.
+
+    jsonargparse names no file, and of an unknown key the last part only.
+
+    Args:
+        error: What the parser said.
+        words: The command line.
+    """
+    files = list(_config_files(words))
+    for file in files:
+        problem = _yaml_problem(file)
+        if problem:
+            return one_line(f"{file}: not YAML: {problem}")
+    key, reason = _key_and_reason(str(error))
+    return one_line(f"{_place(key, words, files)}: {reason}" if key else reason)
+
+
+def _key_and_reason(report: str) -> tuple[str, str]:
+    """Follow a nested report down to its innermost reason."""
+    unknown = re.search(r"Option '(.*?)' is not accepted", report)
+    if unknown:
+        return unknown[1], "there is no such option"
+    keys, lines = [], [line.strip(" -") for line in report.splitlines() if line.strip(" -")]
+    for number, line in enumerate(lines):
+        key = re.fullmatch(r'Parser key "(.*)":', line)
+        missing = re.match(r"Expected a path but (\S+) ", line)
+        if key:
+            keys.append(key[1])
+        elif missing:
+            return ".".join(keys), f"{missing[1]} is neither a file nor a class that can be imported"
+        elif line.startswith("Subtypes:") and not any("Parser key" in x for x in lines[number:]):
+            value = re.search(r"Given value: (.*)", report)
+            types = line.removeprefix("Subtypes: [").rstrip("]")
+            return ".".join(keys), f"{value[1] if value else ''!r} is none of: {types}"
+        elif not line.startswith(("Does not validate", "Subtypes:", "Errors:")):
+            return ".".join(keys), line
+    return ".".join(keys), report
+
+
+def _place(key: str, words: Sequence[str], files: Sequence[Path]) -> str:
+    """Find the option, or the config file and the path in it, that ends like a key."""
+    leaf = key.split(".")[-1]
+    for word in words:
+        option = word.split("=")[0]
+        if option.startswith("--") and option.lstrip("-").split(".")[-1] == leaf:
+            return option
+    for file in reversed(files):
+        for path in _paths(yaml.safe_load(file.read_text(encoding="utf-8"))):
+            if path.split(".")[-1] == leaf:
+                return f"{file}: {path}"
+    return key
+
+
+def _config_files(words: Sequence[str]) -> Iterator[Path]:
+    """All YAML files that a command line names, and those that they name in turn."""
+    for word in words:
+        path = Path(word.split("=")[-1])
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            yield path
+            named = re.findall(r"^\s*\w+:\s*(\S+\.ya?ml)\s*$", path.read_text("utf-8", "replace"), re.M)
+            yield from (path.parent / name for name in named if (path.parent / name).is_file())
+
+
+def _yaml_problem(file: Path) -> str | None:
+    try:
+        yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return str(error).replace('in "<unicode string>", ', "")
+    return None
+
+
+def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _paths(value, f"{prefix}{key}.")

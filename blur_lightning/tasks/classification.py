@@ -1,0 +1,100 @@
+"""Classification under blur."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from typing_extensions import override
+
+from blur_lightning.errors import InputError
+from blur_lightning.tasks.base import Task
+
+
+class ClassificationTask(Task):
+    """Train a classifier on a mix of blurs and test it under each of a list of blurs.
+
+    Args:
+        net: Any network from images to logits by its class path: timm.create_model with
+            model_name, torchvision.models.vgg16, your own module.
+        optimizer: The optimiser, whole; needed by fit only.
+        lr_scheduler: Schedule of the learning rate, stepped after each epoch; None keeps it.
+        conditions: Blurs to test under, in the order of the report: sharp, D4, H8, V8, M8@30, G4,
+            shake, D2..8, sharp+D2+D4.
+        name: The network's name in records; None takes timm's, or the class.
+        trained_on: What the records say the network was trained on before this run; a checkpoint
+            of fit says it itself.
+    """
+
+    metrics = ("top1", "top5", "entropy", "cross_entropy")
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        conditions: Sequence[str] = ("sharp",),
+        name: str | None = None,
+        trained_on: str = "original",
+    ) -> None:
+        super().__init__(
+            net,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            conditions=conditions,
+            name=name,
+            trained_on=trained_on,
+        )
+
+    @override
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
+        if "image" not in batch:  # nothing in it could be read
+            return None
+        logits = self(batch["image"])
+        self._check_classes(logits)
+        loss = F.cross_entropy(logits, batch["label"])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @override
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Validate under the mix that is trained on: every image gets one draw, always the same."""
+        if "image" not in batch:
+            return
+        blurs = self.datamodule.draw(self.datamodule.blur, batch)
+        measured = self.measure(self(self.datamodule.blurred(batch, blurs)), batch)
+        means = {f"val/{metric}": measured[metric].float().mean() for metric in self.metrics}
+        self.log_dict(means, prog_bar=True, sync_dist=True, batch_size=len(blurs))
+
+    @override
+    def measure(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        self._check_classes(output)
+        log_probabilities = output.float().log_softmax(dim=1)
+        best = log_probabilities.topk(min(5, output.shape[1]), dim=1)
+        measured = {
+            "top5_classes": best.indices.int(),
+            "confidence": best.values[:, 0].exp(),
+            "entropy": -torch.special.xlogy(log_probabilities.exp(), log_probabilities.exp()).sum(1),
+        }
+        if "label" in batch:
+            label = batch["label"]
+            hits = best.indices == label[:, None]
+            cross_entropy = -log_probabilities.gather(1, label[:, None])[:, 0]
+            measured |= {
+                "top1": hits[:, 0],
+                "top5": hits.any(dim=1),
+                "cross_entropy": cross_entropy,
+                "probability": (-cross_entropy).exp(),
+            }
+        return measured
+
+    def _check_classes(self, logits: Tensor) -> None:
+        needed = self.datamodule.num_classes
+        if logits.ndim != 2 or logits.shape[1] < needed:
+            raise InputError(
+                f"model.net: its output {tuple(logits.shape)} is not (images, classes) with "
+                f"the {needed} classes of the data; for timm add --model.net.num_classes {needed}"
+            )

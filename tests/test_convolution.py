@@ -1,0 +1,143 @@
+import kornia
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+
+from blur_lightning.blur import BlurDistribution, convolve, make_kernels
+from blur_lightning.blur.distributions import Blur
+
+MODES = {"reflect": "mirror", "replicate": "nearest", "constant": "constant"}
+BLURS = [
+    Blur("sharp"),
+    Blur("disk", 4.0),
+    Blur("disk", 2.5),
+    Blur("horizontal", 8.0),
+    Blur("vertical", 4.0),
+    Blur("motion", 8.0, 30.0),
+    Blur("gaussian", 2.0),
+    Blur("gaussian", 3.3),
+    Blur("shake", 7.0, bank="test"),
+    Blur("disk", 4.0),
+]
+
+
+def dense(blur):
+    """The whole kernel of a blur in float64, put together from its factors."""
+    groups = make_kernels([blur]).groups
+    taps = np.ones((1, 1))
+    for factor in groups[0].factors if groups else ():
+        taps = scipy.signal.convolve2d(taps, factor[0].double().numpy())
+    return taps
+
+
+def reference(image, taps, border):
+    return np.stack([scipy.ndimage.convolve(c, taps, mode=MODES[border]) for c in image])
+
+
+def images(count=len(BLURS), size=(61, 67)):
+    pixels = np.random.default_rng(0).integers(0, 256, size=(count, 3, *size), dtype=np.uint8)
+    return torch.from_numpy(pixels)
+
+
+@pytest.mark.parametrize("border", ["reflect", "replicate", "constant"])
+def test_float_results_agree_with_scipy(border):
+    batch = images().float() / 255
+    ours = convolve(batch, make_kernels(BLURS), border=border).double().numpy()
+    for image, blur, result in zip(batch.double().numpy(), BLURS, ours, strict=True):
+        assert np.abs(result - reference(image, dense(blur), border)).max() * 255 < 1e-3, blur
+
+
+def test_eight_bit_results_differ_from_scipy_only_at_ties():
+    batch = images()
+    ours = convolve(batch, make_kernels(BLURS)).numpy()
+    for image, blur, result in zip(batch.double().numpy(), BLURS, ours, strict=True):
+        exact = reference(image, dense(blur), "reflect")
+        differs = result != np.rint(exact)
+        assert np.abs(np.abs(exact - np.floor(exact)) - 0.5)[differs].max(initial=0) < 1e-3, blur
+        assert np.abs(result - exact).max() <= 0.5 + 1e-3
+
+
+def test_eight_bit_ties_go_to_the_even_value():
+    image = torch.stack([torch.tensor([[a, b]]) for a, b in ((1, 2), (2, 3), (5, 4))])[None]
+    halves = torch.tensor([[[0.5, 0.5, 0.0]]])
+    result = convolve(image.to(torch.uint8), halves, border="replicate")
+    # Each left pixel becomes the mean of both: 1.5, 2.5 and 4.5.
+    assert result[0, :, 0, 0].tolist() == [2, 2, 4]
+
+
+def test_a_delta_is_answered_with_the_unflipped_kernel():
+    taps = torch.zeros(1, 5, 5)
+    taps[0, 1, 3], taps[0, 4, 2] = 0.7, 0.3
+    delta = torch.zeros(1, 3, 9, 9)
+    delta[..., 4, 4] = 1
+    torch.testing.assert_close(convolve(delta, taps)[0, 0, 2:7, 2:7], taps[0])
+
+
+def test_constant_images_stay_and_sharp_is_the_identity():
+    grey = torch.full((len(BLURS), 3, 40, 40), 137, dtype=torch.uint8)
+    assert torch.equal(convolve(grey, make_kernels(BLURS)), grey)
+    assert torch.equal(convolve(images(3), make_kernels([Blur("sharp")] * 3)), images(3))
+
+
+def test_each_image_gets_its_own_kernel_wherever_it_stands():
+    order = torch.randperm(len(BLURS), generator=torch.Generator().manual_seed(0))
+    shuffled = convolve(images()[order], make_kernels([BLURS[i] for i in order]))
+    assert torch.equal(shuffled, convolve(images(), make_kernels(BLURS))[order])
+
+
+def test_convolution_is_linear_and_adjoint_to_correlation(photo):
+    taps = torch.from_numpy(np.random.default_rng(1).uniform(size=(2, 5, 7)))
+    other = photo.flip(0, 2)
+    both = convolve(2 * photo + other, taps)
+    torch.testing.assert_close(both, 2 * convolve(photo, taps) + convolve(other, taps))
+    left = (convolve(photo, taps, border="constant") * other).sum()
+    right = (photo * convolve(other, taps.flip(-2, -1), border="constant")).sum()
+    torch.testing.assert_close(left, right)
+
+
+def test_gaussians_agree_with_kornia(photo):
+    blurs = [Blur("gaussian", 1.0), Blur("gaussian", 2.0)]
+    ours = convolve(photo, make_kernels(blurs))
+    for image, result, sigma in zip(photo, ours, (1.0, 2.0), strict=True):
+        side = int(4 * sigma + 0.5) * 2 + 1
+        theirs = kornia.filters.gaussian_blur2d(image[None], (side, side), (sigma, sigma))
+        torch.testing.assert_close(result, theirs[0], atol=1e-6, rtol=0)
+
+
+def test_gradients_reach_images_and_kernels():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 6, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    taps = torch.rand(1, 3, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(convolve, (image, taps))
+
+
+@pytest.mark.parametrize(
+    ("image", "taps", "what"),
+    [
+        (torch.zeros(2, 1, 8, 8), torch.ones(2, 3, 3), r"images: shape \(2, 1, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8).long(), torch.ones(2, 3, 3), "images: torch.int64"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(3, 3, 3), "kernels: 3 for 2 images"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(2, 4, 4), r"kernels: shape \(2, 4, 4\)"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(2, 17, 17), "kernels: they reach 8 px"),
+    ],
+)
+def test_what_does_not_fit_is_named(image, taps, what):
+    # Without the runtime type checks of the tests, as users call it.
+    with pytest.raises(ValueError, match=what):
+        convolve.__wrapped__(image, taps)
+
+
+def test_a_batch_of_nothing_and_a_batch_of_one_pixel_work():
+    assert convolve(images(0), make_kernels([])).shape == (0, 3, 61, 67)
+    pixel = images(1, size=(1, 1))
+    assert torch.equal(convolve(pixel, make_kernels([Blur("disk", 4.0)]), "replicate"), pixel)
+
+
+@pytest.mark.gpu
+def test_the_gpu_agrees_with_the_cpu():
+    names = ["D4", "H8", "G4", "shake", "sharp", "M8@30"]
+    blurs = [BlurDistribution.parse(name).draw(seed=0, index=i) for i, name in enumerate(names)]
+    batch = images(len(blurs), size=(400, 400)).float() / 255
+    on_gpu = convolve(batch.cuda(), make_kernels(blurs, device=torch.device("cuda"))).cpu()
+    assert (on_gpu - convolve(batch, make_kernels(blurs))).abs().max() * 255 < 1e-3

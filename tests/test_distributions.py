@@ -1,0 +1,135 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from blur_lightning.blur import BlurDistribution, convolve, make_kernels
+from blur_lightning.blur.distributions import Blur
+from blur_lightning.errors import InputError
+
+GRAMMAR = [
+    "sharp",
+    "D4",
+    "D2.5",
+    "H8",
+    "V8",
+    "M8@30",
+    "G4",
+    "shake",
+    "D2..8",
+    "G0..3",
+    "M4..8@0..180",
+    "sharp+D2+D4",
+    "0.2*sharp+0.8*shake",
+]
+
+
+@pytest.mark.parametrize("text", GRAMMAR)
+def test_the_grammar_prints_what_it_parsed(text):
+    assert str(BlurDistribution.parse(text)) == text
+    assert BlurDistribution.parse(str(BlurDistribution.parse(text))) == BlurDistribution.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"), [("D4.0", "D4"), (" sharp + D2 ", "sharp+D2"), ("0.50*D2", "0.5*D2")]
+)
+def test_spellings_of_one_blur_have_one_name(text, canonical):
+    assert BlurDistribution.parse(text) == BlurDistribution.parse(canonical)
+    assert str(BlurDistribution.parse(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "advice"),
+    [
+        ("D", "'D'", "radius"),
+        ("X4", "'X4'", "is no blur"),
+        ("D-2", "'D-2'", "radius of 0 or more"),
+        ("M8", "'M8'", "degrees"),
+        ("H8@30", "'H8@30'", "length"),
+        ("d4", "'d4'", "is no blur"),
+        ("", "''", "is no blur"),
+        ("sharp+", "''", "is no blur"),
+        ("-0.2*sharp+D4", "'-0.2\\*sharp'", "negative"),
+        ("0*sharp+0*D4", "", "weights sum to 0"),
+        ("D8..2", "'D8..2'", "from high to low"),
+        ("D4 D8", "'D4 D8'", "radius"),
+    ],
+)
+def test_what_is_no_blur_is_named_with_what_to_do(text, part, advice):
+    with pytest.raises(InputError, match=f"{part}.*{advice}"):
+        BlurDistribution.parse(text)
+
+
+def draws(text, count=4000, **key):
+    blur = BlurDistribution.parse(text)
+    return [blur.draw(seed=0, index=index, **key) for index in range(count)]
+
+
+def test_mixes_are_drawn_by_their_weights():
+    equal = Counter(blur.parameter for blur in draws("sharp+D2+D4"))
+    assert all(abs(count / 4000 - 1 / 3) < 0.03 for count in equal.values())
+    weighted = Counter(blur.family for blur in draws("0.2*sharp+0.8*shake"))
+    assert abs(weighted["sharp"] / 4000 - 0.2) < 0.03
+
+
+def test_ranges_are_drawn_uniformly():
+    radii = torch.tensor([blur.parameter for blur in draws("D2..8")])
+    assert 2 <= radii.min() < 2.05 < 7.95 < radii.max() <= 8
+    assert abs(radii.mean() - 5) < 0.1
+    angles = torch.tensor([blur.angle for blur in draws("M8@0..180")])
+    assert abs(angles.mean() - 90) < 3
+
+
+def test_a_draw_depends_on_its_whole_key_and_on_nothing_else():
+    blur = BlurDistribution.parse("D0..8")
+    key = {"seed": 1, "index": 5, "epoch": 2}
+    first = blur.draw(**key)
+    blur.draw(seed=9, index=9)
+    assert blur.draw(**key) == first
+    for other in ({"seed": 2}, {"index": 6}, {"epoch": 3}, {"epoch": None}):
+        assert blur.draw(**(key | other)) != first
+    assert BlurDistribution.parse("G0..8").draw(seed=1, index=5).parameter != (
+        blur.draw(seed=1, index=5).parameter
+    )
+
+
+def test_tests_and_training_draw_shake_from_different_banks():
+    tests, training = draws("shake", 300), draws("shake", 300, epoch=0)
+    assert {blur.bank for blur in tests} == {"test"}
+    assert {blur.bank for blur in training} == {"training"}
+    assert max(blur.parameter for blur in tests) < 100 < max(blur.parameter for blur in training)
+    hashes = BlurDistribution.parse("sharp+shake").bank_hashes("test")
+    assert list(hashes) == ["shake-test"]
+    assert BlurDistribution.parse("D4").bank_hashes("test") == {}
+
+
+@pytest.mark.parametrize("text", GRAMMAR)
+def test_no_kernel_reaches_further_than_announced(text):
+    blur = BlurDistribution.parse(text)
+    reach = blur.half_width
+    delta = torch.zeros(20, 3, 81, 81)
+    delta[..., 40, 40] = 1
+    blurred = convolve(delta, make_kernels([blur.draw(seed=0, index=i) for i in range(20)]))
+    inside = blurred[..., 40 - reach : 41 + reach, 40 - reach : 41 + reach]
+    torch.testing.assert_close(inside.sum((-2, -1)), torch.ones(20, 3))
+
+
+def test_conditions_know_their_family_and_parameter():
+    described = {
+        text: (BlurDistribution.parse(text).family, BlurDistribution.parse(text).parameter)
+        for text in ("sharp", "D4", "shake", "D2..8", "sharp+D4")
+    }
+    assert described == {
+        "sharp": ("sharp", 0.0),
+        "D4": ("disk", 4.0),
+        "shake": ("shake", None),
+        "D2..8": ("disk", None),
+        "sharp+D4": ("mix", None),
+    }
+
+
+def test_kernels_are_grouped_by_shape_and_sharp_needs_none():
+    blurs = [Blur("disk", 4.0), Blur("sharp"), Blur("disk", 3.5), Blur("gaussian", 1.0)]
+    kernels = make_kernels(blurs)
+    assert len(kernels) == 4
+    assert sorted(group.index.tolist() for group in kernels.groups) == [[0, 2], [3]]

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from blur_lightning.errors import InputError
 
@@ -62,23 +63,31 @@ def _help() -> str:
 
 
 def _call(target: str, words: Sequence[str]) -> None:
-    from jsonargparse import auto_cli
+    """Call a function whose first parameter takes all paths, and whose keywords are options."""
+    from inspect import signature
+
+    from docstring_parser import parse
 
     from blur_lightning.parsing import OneLineErrorParser
 
-    module, function = target.split(":")
-    auto_cli(
-        getattr(import_module(module), function),
-        args=words[1:],
-        prog=f"python -m blur_lightning {words[0]}",
-        parser_class=OneLineErrorParser,
+    module, name = target.split(":")
+    function = getattr(import_module(module), name)
+    paths, documentation = next(iter(signature(function).parameters)), parse(function.__doc__)
+    parser = OneLineErrorParser(
+        prog=f"python -m blur_lightning {words[0]}", description=documentation.description
     )
+    about_paths = next(p.description for p in documentation.params if p.arg_name == paths)
+    parser.add_argument(paths, type=Path, nargs="+", help=about_paths)
+    parser.add_function_arguments(function, skip={paths}, as_group=False)
+    function(**parser.instantiate(parser.parse_args(words[1:])))
 
 
 def _lightning(args: Sequence[str] | None) -> None:
     # Spinning OpenMP threads slow torch down 5-30 times where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # Lightning's calls, which its users cannot change.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from blur_lightning.lightning_cli import BlurLightningCLI
 
     BlurLightningCLI.run(args)
@@ -88,9 +97,12 @@ def _guarded(command: Callable[[], None], words: Sequence[str]) -> int:
     """Run a command; what a user can put right becomes one line and status 2."""
     try:
         command()
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way to pass it on
+            raise
+        return _interrupted()
     except KeyboardInterrupt:
-        print("\nerror: interrupted; no file was left half-written", file=sys.stderr)
-        return 130
+        return _interrupted()
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
@@ -103,3 +115,8 @@ def _guarded(command: Callable[[], None], words: Sequence[str]) -> int:
         print(f"\nerror: {line}", file=sys.stderr)
         return 2
     return 0
+
+
+def _interrupted() -> int:
+    print("\nerror: interrupted; no file was left half-written", file=sys.stderr)
+    return 130

@@ -5,12 +5,10 @@ What each override is for was found with lightning 2.6 and jsonargparse 4.53; a 
 
 import logging
 import os
-import pickle
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 import yaml
@@ -27,11 +25,14 @@ from blur_lightning.tasks import Task
 from blur_lightning.trainer import Trainer
 
 
-# Advertisements, and a deprecation between two of our dependencies (lightning 2.6, torch 2.9).
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: "Tip: " not in record.getMessage()
+# Said by our dependencies to each other (lightning 2.6, torch 2.15), or meant to be so: runs share
+# their folder, predictions are written and not returned.
+UNHELPFUL = (
+    r".*treespec, LeafSpec.*",
+    r"Checkpoint directory .* exists and is not empty",
+    r"The dirpath has changed from",
+    r"predict returned None",
 )
-warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
@@ -47,7 +48,7 @@ class SaveConfig(SaveConfigCallback):
     ) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
         with replacing(path) as temporary:
-            temporary.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+            temporary.write_text(self.parser.dump(self.config, skip_unset=False), encoding="utf-8")
 
 
 class BlurLightningCLI(LightningCLI):
@@ -56,6 +57,9 @@ class BlurLightningCLI(LightningCLI):
     @classmethod
     def run(cls, args: Sequence[str] | None = None) -> "BlurLightningCLI":
         """Parse and run one of Lightning's commands; None takes the process's arguments."""
+        for message in UNHELPFUL:
+            warnings.filterwarnings("ignore", message=message)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
         return cls(
             Task,
             BlurDataModule,
@@ -117,6 +121,10 @@ class BlurLightningCLI(LightningCLI):
         _check_weights(Path(path), self.model)
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
+
+
 def _construction_problem(error: Exception) -> str:
     """Name the argument whose class could not be made, and why."""
     reason = one_line(error.__cause__ or error)
@@ -132,7 +140,7 @@ def _check_weights(path: Path, model: LightningModule) -> None:
     """Compare names and shapes, so that a foreign checkpoint is told in one line."""
     try:
         weights = torch.load(path, map_location="meta", weights_only=True)["state_dict"]
-    except (pickle.UnpicklingError, BadZipFile, EOFError, KeyError, TypeError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever unpickling makes of a file that is something else
         raise InputError(f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})") from error
     own = model.state_dict()
     for name in [*own, *weights]:

@@ -62,13 +62,16 @@ def _key_and_reason(report: str) -> tuple[str, str]:
         return unknown[1], "there is no such option"
     keys, lines = [], [line.strip(" -") for line in report.splitlines() if line.strip(" -")]
     for number, line in enumerate(lines):
-        key = re.fullmatch(r'Parser key "(.*)":', line)
-        missing = re.match(r"Expected a path but (\S+) ", line)
+        key = re.match(r'Parser key "(.*?)":\s*', line)
         if key:
             keys.append(key[1])
-        elif missing:
+            line = line[key.end() :]
+        missing = re.match(r"Expected a path but (\S+) ", line)
+        if not line:
+            continue
+        if missing:
             return ".".join(keys), f"{missing[1]} is neither a file nor a class that can be imported"
-        elif line.startswith("Subtypes:") and not any("Parser key" in x for x in lines[number:]):
+        elif line.startswith("Subtypes:") and not any("Parser key" in x for x in lines[number + 1 :]):
             value = re.search(r"Given value: (.*)", report)
             types = line.removeprefix("Subtypes: [").rstrip("]")
             return ".".join(keys), f"{value[1] if value else ''!r} is none of: {types}"

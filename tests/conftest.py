@@ -11,6 +11,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def program_name(monkeypatch):
+    """Lightning warns when a command gets arguments while the process has some of its own."""
+    monkeypatch.setattr("sys.argv", ["blur_lightning"])
+
+
 @pytest.fixture
 def photo():
     """A float64 batch of two odd-sized images whose values are no smooth function of anything."""

@@ -95,7 +95,8 @@ class Capture:
                 images,
                 scale_factor=self.scale / self.canonical,
                 mode=self.interpolation,
-                antialias=self.scale < self.canonical,
+                # Also when it enlarges: without it torch's bicubic is another filter (a = -0.75).
+                antialias=True,
                 align_corners=False,
             )
         return resized.clamp(0, 255)

@@ -9,7 +9,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from blur_lightning.errors import InputError
 Split = Literal["train", "val", "test", "predict"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images by index, decoded but not yet resized.
 

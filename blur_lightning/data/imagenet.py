@@ -145,12 +145,13 @@ def _devkit_labels(kit: Path) -> dict[str, int]:
     from scipy.io import loadmat  # only the flat layout reads MATLAB files
 
     truth, meta = kit / "ILSVRC2012_validation_ground_truth.txt", kit / "meta.mat"
+    for file in (truth, meta):
+        if not file.is_file():
+            raise InputError(f"{file}: missing; unpack the whole development kit")
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
         labels = [wnid_labels()[wnids[int(line)]] for line in truth.read_text().split()]
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: missing; unpack the whole development kit") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{kit}: not ILSVRC2012's meta.mat and ground truth ({error})") from error
     return {f"ILSVRC2012_val_{i:08d}": label for i, label in enumerate(labels, start=1)}

@@ -156,9 +156,9 @@ class Task(LightningModule, ABC):
         columns = self._gathered_columns()
         if self.trainer.is_global_zero:
             names = self.datamodule.sources["predict"].names
-            columns["file"] = np.array([names[i] for i in columns.pop("index")])
+            files = np.array([names[i] for i in columns.pop("index")], dtype=object)
             path = self.run_folder / "predictions.csv"
-            robustness.write_table(path, columns, first=("file", "condition"))
+            robustness.write_table(path, {"file": files, **columns})
             print(f"written: {path}")
 
     def provenance(self) -> dict[str, Any]:

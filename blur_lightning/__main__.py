@@ -1,3 +1,5 @@
+"""python -m blur_lightning: nothing but the call, since what runs as __main__ exists twice."""
+
 import sys
 
 from blur_lightning.cli import main

@@ -40,7 +40,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _call(VERBS[words[0]][0], words), words)
     if words[0] in LIGHTNING_VERBS:
         return _guarded(lambda: _lightning(args), words)
-    print(f"error: '{words[0]}' is no command; see python -m blur_lightning --help", file=sys.stderr)
+    print(
+        f"error: '{words[0]}' is no command; see python -m blur_lightning --help", file=sys.stderr
+    )
     return 2
 
 

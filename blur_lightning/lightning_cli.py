@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -23,7 +22,6 @@ from blur_lightning.parsing import OneLineErrors, one_line
 from blur_lightning.robustness import replacing
 from blur_lightning.tasks import Task
 from blur_lightning.trainer import Trainer
-
 
 # Said by our dependencies to each other (lightning 2.6, torch 2.15), or meant to be so: runs share
 # their folder, predictions are written and not returned.
@@ -141,7 +139,9 @@ def _check_weights(path: Path, model: LightningModule) -> None:
     try:
         weights = torch.load(path, map_location="meta", weights_only=True)["state_dict"]
     except Exception as error:  # whatever unpickling makes of a file that is something else
-        raise InputError(f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})") from error
+        raise InputError(
+            f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})"
+        ) from error
     own = model.state_dict()
     for name in [*own, *weights]:
         if name not in weights or name not in own:

@@ -25,7 +25,7 @@ class OneLineErrors:
         raise ParseError(message)
 
 
-class OneLineErrorParser(OneLineErrors, ArgumentParser):  # type: ignore[misc]
+class OneLineErrorParser(OneLineErrors, ArgumentParser):
     """The parser of the plain commands."""
 
 
@@ -70,8 +70,12 @@ def _key_and_reason(report: str) -> tuple[str, str]:
         if not line:
             continue
         if missing:
-            return ".".join(keys), f"{missing[1]} is neither a file nor a class that can be imported"
-        elif line.startswith("Subtypes:") and not any("Parser key" in x for x in lines[number + 1 :]):
+            return ".".join(
+                keys
+            ), f"{missing[1]} is neither a file nor a class that can be imported"
+        elif line.startswith("Subtypes:") and not any(
+            "Parser key" in x for x in lines[number + 1 :]
+        ):
             value = re.search(r"Given value: (.*)", report)
             types = line.removeprefix("Subtypes: [").rstrip("]")
             return ".".join(keys), f"{value[1] if value else ''!r} is none of: {types}"
@@ -100,7 +104,9 @@ def _config_files(words: Sequence[str]) -> Iterator[Path]:
         path = Path(word.split("=")[-1])
         if path.suffix in (".yaml", ".yml") and path.is_file():
             yield path
-            named = re.findall(r"^\s*\w+:\s*(\S+\.ya?ml)\s*$", path.read_text("utf-8", "replace"), re.M)
+            named = re.findall(
+                r"^\s*\w+:\s*(\S+\.ya?ml)\s*$", path.read_text("utf-8", "replace"), re.M
+            )
             yield from (path.parent / name for name in named if (path.parent / name).is_file())
 
 

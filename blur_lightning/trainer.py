@@ -52,9 +52,7 @@ class Trainer(lightning.Trainer):
         if wants_checkpoints and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             folder = Path(default_root_dir) / "checkpoints"
             # One file, replaced after each epoch: `fit --ckpt_path last` goes on from it.
-            callbacks.append(
-                ModelCheckpoint(folder, filename="last", enable_version_counter=False)
-            )
+            callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
         super().__init__(
             default_root_dir=default_root_dir,
             logger=CSVLogger(default_root_dir, name="logs") if logger in (None, True) else logger,

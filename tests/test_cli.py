@@ -36,7 +36,12 @@ def command(tmp_path, folder):
 
     def run(verb, *words, expect=0, root=folder, out=tmp_path / "run"):
         base = {
-            "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 2, "log_every_n_steps": 1},
+            "trainer": {
+                "accelerator": "cpu",
+                "enable_progress_bar": False,
+                "max_epochs": 2,
+                "log_every_n_steps": 1,
+            },
             "model": {
                 "class_path": "blur_lightning.tasks.ClassificationTask",
                 "init_args": {
@@ -92,7 +97,11 @@ def test_a_test_leaves_its_records_pictures_and_provenance(command):
     assert provenance["kernel_banks"]["shake-test"].startswith("1e0dee9c")
     assert provenance["config"]["data"]["init_args"]["blur"] == "sharp+D2"
     assert len(provenance["data"]["fingerprint"]["test"]) == 64
-    assert sorted(p.name for p in (out / "examples").iterdir()) == ["D2.jpg", "shake.jpg", "sharp.jpg"]
+    assert sorted(p.name for p in (out / "examples").iterdir()) == [
+        "D2.jpg",
+        "shake.jpg",
+        "sharp.jpg",
+    ]
 
 
 def test_the_parquet_file_has_a_row_for_each_image_and_condition(command):

@@ -177,8 +177,18 @@ def test_a_family_has_a_curve_from_two_strengths_on(tmp_path):
     labels = Page(html).text["text"]
     assert html.count("<svg") == 2  # top-1 and entropy against the disk's radius
     assert labels.count("disk radius (px)") == 2
-    assert {"top-1 (%)", "entropy (nats)", "0", "4", "8"} <= set(labels)
+    assert {"top-1 (%)", "entropy (nats)", "4", "8"} <= set(labels)
+    assert labels.count("0") == 3  # sharp in both; the end of the axis of top-1
     assert not {"Gaussian sigma (px)", "shake"} & set(labels)
+
+
+def test_curves_are_drawn_in_the_ink_of_the_page(tmp_path):
+    html = page_of(make_run(tmp_path / "run"))
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert {"currentColor", "var(--rule)"} <= set(
+        re.findall(r"(?:fill|stroke): ([^;\"]*)", drawings)
+    )
+    assert not {"#1f2328", "#000000", "#ffffff", "#d8dee4"} & set(re.findall(r"#\w{6}", drawings))
 
 
 def test_axes_take_their_names_from_conditions(tmp_path):

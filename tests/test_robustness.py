@@ -93,7 +93,7 @@ def test_bootstrap_interval_depends_on_the_seed_alone(monkeypatch):
 
 
 def test_bootstrap_interval_of_one_value_is_that_value():
-    assert bootstrap_interval(np.array([2.5])) == (2.5, 2.5)
+    assert bootstrap_interval(np.array([0.1])) == (0.1, 0.1)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval(np.array([]))
 
@@ -133,8 +133,8 @@ def test_summarize_refuses_what_it_has_no_statistic_for():
 def test_records_come_back_exactly(tmp_path):
     awkward = RECORD._replace(run='a,"b"\nc', model="netz-ü", value=1 / 3, low=5e-324, high=1e300)
     narrow = RECORD._replace(value=np.float32(0.1), low=np.float64(1 / 7))
-    records = [awkward, SHARP, narrow]
-    assert read_records(written(tmp_path, records)) == records
+    expected = [awkward, SHARP, narrow._replace(value=float(narrow.value))]  # 0.10000000149
+    assert read_records(written(tmp_path, [awkward, SHARP, narrow])) == expected
 
 
 def test_csv_has_the_columns_of_the_interface_in_their_order(tmp_path):

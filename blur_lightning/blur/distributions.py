@@ -143,7 +143,9 @@ class Component:
             return Blur("shake", float(generator.integers(SHAKE_BANKS[bank][0])), bank=bank)
         if self.low == self.high and self.angles[0] == self.angles[1]:
             return Blur(self.family, self.low, self.angles[0])
-        parameter, angle = generator.uniform((self.low, self.angles[0]), (self.high, self.angles[1]))
+        parameter, angle = generator.uniform(
+            (self.low, self.angles[0]), (self.high, self.angles[1])
+        )
         return Blur(self.family, float(parameter), float(angle))
 
 

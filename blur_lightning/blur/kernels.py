@@ -1,7 +1,7 @@
 """Point-spread functions: from parameters in pixels to kernels of sum 1.
 
-Sources: Vasiljevic, Chakrabarti, Shakhnarovich 2016 (arXiv 1611.05760), section 3, for the families;
-`make_kernels.m` of github.com/ayanc/ndeblur (Chakrabarti 2016, arXiv 1603.04771) for camera shake.
+Sources: Vasiljevic, Chakrabarti, Shakhnarovich 2016 (arXiv 1611.05760), section 3, for the
+families; `make_kernels.m` of ayanc/ndeblur (Chakrabarti 2016, arXiv 1603.04771) for camera shake.
 
 Kernels are (n, k, k) with odd k, the middle pixel being where an unblurred point of light falls,
 row 0 at the top. The paper does not say which pixels a shape covers; `rim` names the two readings:

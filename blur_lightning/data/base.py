@@ -28,15 +28,17 @@ Split = Literal["train", "val", "test", "predict"]
 
 @runtime_checkable
 class Source(Protocol):
-    """Images by index, decoded but not yet resized.
+    """Images by index, decoded but not yet resized."""
 
-    Attributes:
-        names: What tells each image from the others: paths below the root, or numbers.
-        labels: Class index of each image; None where there are no labels.
-    """
+    @property
+    def names(self) -> Sequence[str]:
+        """What tells each image from the others: paths below the root, or numbers."""
+        ...
 
-    names: Sequence[str]
-    labels: Sequence[int] | None
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """Class index of each image; None where there are no labels."""
+        ...
 
     def load(self, index: int) -> np.ndarray:
         """Decode one image to uint8 (h, w, 3); UnreadableImageError names a file that is broken."""
@@ -174,6 +176,8 @@ class BlurDataModule(LightningDataModule, ABC):
         skip_unreadable: bool = False,
     ) -> None:
         super().__init__()
+        # The data set's name in records.
+        self.name = type(self).__name__.removesuffix("DataModule").lower()
         self.blur = BlurDistribution.parse(blur)
         self.capture = capture or Capture()
         self.jitter = tuple(jitter) or (self.capture.canonical,)
@@ -191,7 +195,7 @@ class BlurDataModule(LightningDataModule, ABC):
     @override
     def setup(self, stage: str) -> None:
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in needed.get(stage, (stage,)):  # type: ignore[arg-type]
+        for split in needed.get(stage, (stage,)):
             self.sources.setdefault(split, self.source(split))  # type: ignore[arg-type]
 
     @override
@@ -228,7 +232,7 @@ class BlurDataModule(LightningDataModule, ABC):
 
     def blurred(self, batch: dict[str, Any], blurs: Sequence[Blur]) -> Tensor:
         """Turn the sharp windows of a batch into the network's input, each with its own blur."""
-        module = self.trainer.lightning_module  # type: ignore[union-attr]
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         return normalize(self.capture(batch["image"], blurs), mean=module.mean, std=module.std)
 
     def draw(self, condition: BlurDistribution, batch: dict[str, Any]) -> list[Blur]:
@@ -244,11 +248,6 @@ class BlurDataModule(LightningDataModule, ABC):
             "unreadable": sorted(self.unreadable.values()),
             "kernel_banks": self.blur.bank_hashes("training") if "train" in self.sources else {},
         }
-
-    @property
-    def name(self) -> str:
-        """The data set's name in records: the class without its suffix."""
-        return type(self).__name__.removesuffix("DataModule").lower()
 
     def _margin(self) -> int:
         """Pixels that the widest test condition draws on beyond a window."""

@@ -124,7 +124,9 @@ class ImageNetDataModule(BlurDataModule):
         elif kaggle.is_file():
             labels_by_file = _kaggle_labels(kaggle)
         else:
-            raise InputError(f"{folder}: flat images need their labels: put {kit} or {kaggle} there")
+            raise InputError(
+                f"{folder}: flat images need their labels: put {kit} or {kaggle} there"
+            )
         unknown = next((file for file in files if file.stem not in labels_by_file), None)
         if unknown is not None:
             raise InputError(f"{unknown}: the ground truth beside {folder} does not name it")

@@ -59,7 +59,9 @@ class PhotosDataModule(BlurDataModule):
         if split == "train":
             raise InputError("data: photographs have no training split; use test or predict")
         if not self.root.is_dir():
-            raise InputError(f"data.root: there is no folder {self.root}; point --data.root at yours")
+            raise InputError(
+                f"data.root: there is no folder {self.root}; point --data.root at yours"
+            )
         files = [file for file in image_files(self.root) if file.name.startswith(self.prefix)]
         if not files:
             raise InputError(f"data.root: {self.root} holds no images")

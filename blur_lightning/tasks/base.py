@@ -143,7 +143,9 @@ class Task(LightningModule, ABC):
             scale=self.datamodule.capture.scale,
         )
         # The same on all processes, which have all gathered all columns.
-        self.log_dict({f"test/{r.condition}/{r.metric}": r.value for r in records}, rank_zero_only=True)
+        self.log_dict(
+            {f"test/{r.condition}/{r.metric}": r.value for r in records}, rank_zero_only=True
+        )
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             robustness.write_run(
                 self.run_folder, records=records, images=images, provenance=self.provenance()
@@ -174,7 +176,10 @@ class Task(LightningModule, ABC):
             "device": torch.cuda.get_device_name(self.device) if on_gpu else str(self.device),
             "precision": str(self.trainer.precision),
             "normalization": {"mean": list(self.mean), "std": list(self.std)},
-            "kernel_banks": {**data.pop("kernel_banks"), **{k: v for b in banks for k, v in b.items()}},
+            "kernel_banks": {
+                **data.pop("kernel_banks"),
+                **{k: v for b in banks for k, v in b.items()},
+            },
             "data": data,
             "environment": robustness.environment(),
             "config": self.run_config,
@@ -201,7 +206,8 @@ class Task(LightningModule, ABC):
             raise InputError("data: none of the images could be read")
         merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
         place = {str(condition): i for i, condition in enumerate(self.conditions)}
-        order = np.lexsort((merged["index"], [place[name] for name in merged["condition"]]))
+        places = np.array([place[name] for name in merged["condition"]])
+        order = np.lexsort((merged["index"], places))
         return {name: column[order] for name, column in merged.items()}
 
 

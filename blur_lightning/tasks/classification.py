@@ -77,7 +77,9 @@ class ClassificationTask(Task):
         measured = {
             "top5_classes": best.indices.int(),
             "confidence": best.values[:, 0].exp(),
-            "entropy": -torch.special.xlogy(log_probabilities.exp(), log_probabilities.exp()).sum(1),
+            "entropy": -torch.special.xlogy(log_probabilities.exp(), log_probabilities.exp()).sum(
+                1
+            ),
         }
         if "label" in batch:
             label = batch["label"]

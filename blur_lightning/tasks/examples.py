@@ -25,7 +25,7 @@ class ExampleStrips:
     def add(
         self, condition: str, image: Tensor, *, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        """Keep images of a batch (b, 3, h, w), normalised by mean and std, until there are enough."""
+        """Keep normalised images of a batch (b, 3, h, w) until there are enough."""
         kept = self._images.setdefault(condition, [])
         for picture in image[: COUNT - len(kept)]:
             values = picture.float().cpu() * torch.tensor(std).view(3, 1, 1)

@@ -66,7 +66,7 @@ class BlurLightningCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=Parser,
             # --trainer.max_epoch must not pass for max_epochs.
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "prog": "python -m blur_lightning"},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,

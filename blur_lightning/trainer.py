@@ -80,4 +80,15 @@ class Trainer(lightning.Trainer):
         """
         super().fit(*args, **kwargs)
         if test and not self.interrupted:
-            self.test(self.lightning_module, datamodule=self.datamodule, verbose=False)  # type: ignore[attr-defined]
+            self.test(self.lightning_module, datamodule=self.datamodule)  # type: ignore[attr-defined]
+
+    @override
+    def test(self, *args: Any, verbose: bool = False, **kwargs: Any) -> Any:
+        """Test a network under each condition.
+
+        Args:
+            args: As Lightning's test.
+            verbose: Also print Lightning's own list of all numbers.
+            kwargs: As Lightning's test.
+        """
+        return super().test(*args, verbose=verbose, **kwargs)

@@ -223,12 +223,22 @@ def test_where_the_numbers_are_from_is_told(tmp_path):
         "seed": 17,
         "environment": {"torch": "2.9.0", "commit": None},
         "kernel_banks": {"test": "abc123"},
-        "data": {"unreadable": ["broken.jpg", "odd.jpg"], "skipped": []},
+        "skipped": [],
+        "data": {"unreadable": ["broken.jpg", "odd.jpg"], "mean": [0.5, 0.25]},
         "config": {"model": {"class_path": "Net"}},
     }
     page = Page(page_of(make_run(tmp_path / "run", provenance=provenance)))
     facts = page.text["dd"]
-    assert facts == ["20", "17", "2.9.0", "unknown", "abc123", "2: broken.jpg, odd.jpg", "none"]
+    assert facts == [
+        "20",
+        "17",
+        "2.9.0",
+        "unknown",
+        "abc123",
+        "none",
+        "2: broken.jpg, odd.jpg",
+        "0.5, 0.25",
+    ]
     assert json.loads("".join(page.text["pre"])) == provenance["config"]
 
 

@@ -5,11 +5,8 @@ condition) and `provenance.json` (what produced them). Accuracies and intervals 
 """
 
 import csv
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +19,6 @@ from blur_lightning.errors import InputError
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
-PACKAGES = ("blur_lightning", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
 _CHUNK = 2**20  # resampled values held at once: 8 MiB of indices
 
 
@@ -284,36 +280,3 @@ def _parse(row: dict[Any, Any], where: str) -> Record:
             cell = f"{where}, column {column!r}: {row[column]!r}"
             raise InputError(f"{cell} is no number; mend it or repeat the test") from None
     return Record(*cells)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, platform and commit to keep beside a result; None where unknown."""
-    commit = dirty = None
-    # An installed package may lie in someone else's checkout (.venv): only one that tracks it.
-    if _git("ls-files", "--error-unmatch", Path(__file__).name) is not None:
-        commit = _git("rev-parse", "HEAD")
-        status = _git("--no-optional-locks", "status", "--porcelain", "--", ".")
-        dirty = None if status is None else status != ""
-    return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
-        "platform": platform.platform(),
-        "commit": commit,
-        "dirty": dirty,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", *arguments]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 5}
-    try:
-        return subprocess.run(command, cwd=Path(__file__).parent, **options).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -6,7 +6,7 @@ from PIL import Image
 
 from blur_lightning.blur import BlurDistribution, Capture, convolve, make_kernels
 from blur_lightning.blur.capture import cut_window, normalize
-from blur_lightning.blur.distributions import Blur
+from blur_lightning.blur.families import Blur
 
 
 def picture(height=60, width=80, seed=0):

@@ -5,7 +5,7 @@ import scipy.ndimage
 import torch
 
 from blur_lightning.blur import BlurDistribution, convolve, make_kernels
-from blur_lightning.blur.distributions import Blur
+from blur_lightning.blur.families import Blur
 
 MODES = {"reflect": "mirror", "replicate": "nearest", "constant": "constant"}
 BLURS = [

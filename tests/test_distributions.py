@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blur_lightning.blur import BlurDistribution, convolve, make_kernels
-from blur_lightning.blur.distributions import Blur
+from blur_lightning.blur.families import Blur
 from blur_lightning.errors import InputError
 
 GRAMMAR = [

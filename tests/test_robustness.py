@@ -13,12 +13,13 @@ from blur_lightning.errors import InputError
 from blur_lightning.robustness import (
     Record,
     bootstrap_interval,
-    environment,
     read_records,
     replacing,
     summarize,
+    table,
     wilson_interval,
     write_run,
+    write_table,
 )
 
 RECORD = Record(
@@ -277,24 +278,16 @@ def test_a_path_without_records_is_named(tmp_path):
         read_records(tmp_path)
 
 
-def test_environment_names_versions_and_the_commit():
-    found = environment()
-    assert found["numpy"] == np.__version__
-    assert set(robustness.PACKAGES) < set(found)
-    assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", found["commit"])
-    assert (found["commit"] is None) == (found["dirty"] is None)
+def test_a_table_for_the_terminal_has_a_line_for_each_condition():
+    records = [RECORD, RECORD._replace(metric="entropy", value=1.5), SHARP]
+    assert table(records).splitlines() == [
+        "condition    top1  entropy",
+        "D4         0.6667   1.5000",
+        "sharp      0.6667         ",
+    ]
 
 
-def test_environment_does_without_git_and_without_packages(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(robustness, "PACKAGES", ("no-such-package",))
-    found = environment()
-    assert (found["commit"], found["dirty"], found["no-such-package"]) == (None, None, None)
-
-
-def test_a_foreign_checkout_around_the_package_is_not_its_commit(monkeypatch, tmp_path):
-    answers = {"rev-parse": "f" * 40, "--no-optional-locks": " M file", "ls-files": None}
-    monkeypatch.setattr(robustness, "_git", lambda verb, *rest: answers[verb])
-    assert environment()["commit"] is None
-    answers["ls-files"] = "robustness.py"
-    assert (environment()["commit"], environment()["dirty"]) == ("f" * 40, True)
+def test_a_written_table_has_lists_in_one_cell(tmp_path):
+    columns = {"file": np.array(["a,b.jpg", "c.jpg"]), "top5": np.array([[3, 1], [2, 0]])}
+    write_table(tmp_path / "t.csv", columns)
+    assert (tmp_path / "t.csv").read_text() == 'file,top5\n"a,b.jpg",3 1\nc.jpg,2 0\n'

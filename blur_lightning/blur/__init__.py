@@ -2,7 +2,8 @@
 
 from blur_lightning.blur.capture import Capture
 from blur_lightning.blur.convolution import Kernels, convolve
-from blur_lightning.blur.distributions import Blur, BlurDistribution, make_kernels
+from blur_lightning.blur.distributions import BlurDistribution
+from blur_lightning.blur.families import Blur, make_kernels
 from blur_lightning.blur.kernels import box_kernel, disk_kernel, gaussian_taps, shake_bank
 
 __all__ = [

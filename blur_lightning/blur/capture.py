@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blur_lightning.blur.convolution import Border, convolve
-from blur_lightning.blur.distributions import Blur, make_kernels
+from blur_lightning.blur.families import Blur, make_kernels
 from blur_lightning.blur.kernels import Rim
 
 _PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}

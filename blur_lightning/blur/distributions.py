@@ -18,101 +18,12 @@ processes do not change it.
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from blur_lightning.blur.convolution import KernelGroup, Kernels
-from blur_lightning.blur.kernels import (
-    Rim,
-    bank_hash,
-    box_half_width,
-    box_kernel,
-    disk_half_width,
-    disk_kernel,
-    gaussian_half_width,
-    gaussian_taps,
-    shake_bank,
-)
+from blur_lightning.blur.families import FAMILIES, SHAKE_BANKS, Blur, half_width, shake_hash, symbol
 from blur_lightning.errors import InputError
-
-# (kernels, seed) of the two banks: the paper's 100 to test with, a separate 10,000 to train with.
-SHAKE_BANKS = {"test": (100, 0), "training": (10_000, 1)}
-
-
-@dataclass(frozen=True)
-class Blur:
-    """One blur with every parameter fixed: what happens to one image.
-
-    Attributes:
-        family: Name of its family, as in the records.
-        parameter: Radius, length or sigma in pixels; for shake the kernel's place in its bank.
-        angle: Direction of a line in degrees, for motion only.
-        bank: Which bank of `SHAKE_BANKS` a shake kernel is from.
-    """
-
-    family: str
-    parameter: float = 0.0
-    angle: float = 0.0
-    bank: str = ""
-
-
-@dataclass(frozen=True)
-class Family:
-    """How blurs of one shape are written and made.
-
-    Attributes:
-        name: The word in records and reports.
-        symbol: The letter in the grammar.
-        parameter: What the number behind the letter is.
-        half_width: Parameter -> pixels that the kernel reaches to each side.
-        factors: (parameters, angles, half width, rim) -> kernels, as `KernelGroup.factors`.
-    """
-
-    name: str
-    symbol: str
-    parameter: str
-    half_width: Callable[[float], int]
-    factors: Callable[[Tensor, Tensor, int, Rim], tuple[Tensor, ...]]
-
-
-def _disk(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    return (disk_kernel(radius, half_width=half_width, rim=rim),)
-
-
-def _horizontal(length: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    taps = box_kernel(length, half_width=half_width, rim=rim)
-    return (taps[:, half_width : half_width + 1],)
-
-
-def _vertical(length: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    return tuple(factor.mT for factor in _horizontal(length, angle, half_width, rim))
-
-
-def _motion(length: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    return (box_kernel(length, angle, half_width=half_width, rim=rim),)
-
-
-def _gaussian(sigma: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    taps = gaussian_taps(sigma, half_width=half_width)
-    return (taps[:, :, None], taps[:, None, :])
-
-
-FAMILIES = {
-    family.symbol: family
-    for family in (
-        Family("disk", "D", "radius", disk_half_width, _disk),
-        Family("horizontal", "H", "length", box_half_width, _horizontal),
-        Family("vertical", "V", "length", box_half_width, _vertical),
-        Family("motion", "M", "length", box_half_width, _motion),
-        Family("gaussian", "G", "sigma", gaussian_half_width, _gaussian),
-    )
-}
-_BY_NAME = {family.name: family for family in FAMILIES.values()}
-_SHAKE_HALF_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -125,17 +36,16 @@ class Component:
     angles: tuple[float, float] = (0.0, 0.0)
 
     def __str__(self) -> str:
-        if self.family not in _BY_NAME:
+        letter = symbol(self.family)
+        if letter is None:
             return self.family
-        text = _BY_NAME[self.family].symbol + _range_text(self.low, self.high)
-        return f"{text}@{_range_text(*self.angles)}" if self.family == "motion" else text
+        text = letter + _range_text(self.low, self.high)
+        return f"{text}@{_range_text(*self.angles)}" if letter == "M" else text
 
     @property
     def half_width(self) -> int:
         """Pixels that its widest kernel reaches to each side."""
-        if self.family in _BY_NAME:
-            return _BY_NAME[self.family].half_width(self.high)
-        return _SHAKE_HALF_WIDTH if self.family == "shake" else 0
+        return half_width(self.family, self.high)
 
     def draw(self, generator: np.random.Generator, bank: str) -> Blur:
         """Draw every parameter from its range, a shake kernel from its bank."""
@@ -216,50 +126,7 @@ class BlurDistribution:
         """SHA-256 of the bank of `SHAKE_BANKS` that draws come from, by name; {} without shake."""
         if all(component.family != "shake" for component in self.components):
             return {}
-        return {f"shake-{bank}": bank_hash(_bank(bank))}
-
-
-def make_kernels(
-    blurs: Sequence[Blur], *, rim: Rim = "hard", device: torch.device | None = None
-) -> Kernels:
-    """Turn the blurs drawn for a batch into kernels for `convolve`.
-
-    Args:
-        blurs: One for each image.
-        rim: How shapes become pixels; see `kernels`.
-        device: Where the images are.
-    """
-    alike: dict[tuple[str, int], list[int]] = {}
-    for index, blur in enumerate(blurs):
-        if blur.family in _BY_NAME:
-            half_width = _BY_NAME[blur.family].half_width(blur.parameter)
-            alike.setdefault((blur.family, half_width), []).append(index)
-        elif blur.family == "shake":
-            alike.setdefault((blur.family, _SHAKE_HALF_WIDTH), []).append(index)
-    groups = tuple(
-        KernelGroup(
-            torch.tensor(indices, device=device),
-            tuple(
-                factor.to(device)
-                for factor in _factors(family, [blurs[i] for i in indices], half_width, rim)
-            ),
-        )
-        for (family, half_width), indices in alike.items()
-    )
-    return Kernels(len(blurs), groups)
-
-
-def _factors(family: str, blurs: list[Blur], half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    if family == "shake":
-        return (torch.stack([_bank(blur.bank)[int(blur.parameter)] for blur in blurs]),)
-    parameters = torch.tensor([blur.parameter for blur in blurs])
-    angles = torch.tensor([blur.angle for blur in blurs])
-    return _BY_NAME[family].factors(parameters, angles, half_width, rim)
-
-
-def _bank(name: str) -> Tensor:
-    count, seed = SHAKE_BANKS[name]
-    return shake_bank(count, seed=seed)
+        return {f"shake-{bank}": shake_hash(bank)}
 
 
 _NUMBER = r"(\d+(?:\.\d+)?)"

@@ -16,6 +16,7 @@ from typing_extensions import override
 from blur_lightning import robustness
 from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.errors import InputError
+from blur_lightning.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips
 
 # Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
@@ -181,7 +182,7 @@ class Task(LightningModule, ABC):
                 **{k: v for b in banks for k, v in b.items()},
             },
             "data": data,
-            "environment": robustness.environment(),
+            "environment": environment(),
             "config": self.run_config,
         }
 

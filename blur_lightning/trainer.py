@@ -91,4 +91,4 @@ class Trainer(lightning.Trainer):
             verbose: Also print Lightning's own list of all numbers.
             kwargs: As Lightning's test.
         """
-        return super().test(*args, **kwargs | {"verbose": verbose})
+        return super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]

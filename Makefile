@@ -2,12 +2,14 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
-RUN := $(VENV)/bin/python -m blur_lightning
+PROGRAM := $(VENV)/bin/python -m blur_lightning
+BASE := --config experiments/base.yaml --config experiments
+DEMO := runs/demo
 # Two OpenMP threads that spin on shared cores slow torch down 5-30 times.
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: help install test test-all check format demo clean
+.PHONY: help install demo test test-all check format figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,6 +20,13 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 install: $(VENV)/installed  ## make .venv with everything that the other targets need
+
+demo: install  ## measure and train on real photographs and scenes, and make a page of it (4 min)
+	$(PROGRAM) test $(BASE)/demo_photos.yaml --trainer.default_root_dir $(DEMO)/photos
+	$(PROGRAM) fit $(BASE)/demo_scenes.yaml --data.blur sharp --trainer.default_root_dir $(DEMO)/scenes_sharp
+	$(PROGRAM) fit $(BASE)/demo_scenes.yaml --data.blur sharp+D2+D4 --trainer.default_root_dir $(DEMO)/scenes_mix
+	$(PROGRAM) report $(DEMO) --out $(DEMO)/index.html
+	@echo "Open $(CURDIR)/$(DEMO)/index.html in a browser."
 
 test: install  ## run the tests
 	$(VENV)/bin/python -m pytest
@@ -34,3 +43,7 @@ check: install  ## format, lint, types and tests: what CI runs
 format: install  ## format the code and mend what the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+figures: install  ## renew the results that README.md shows, from the runs of `make demo`
+	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
+	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done

@@ -3,5 +3,6 @@
 from blur_lightning.data.base import BlurDataModule
 from blur_lightning.data.imagenet import ImageNetDataModule
 from blur_lightning.data.photos import PhotosDataModule
+from blur_lightning.data.scenes import ScenesDataModule
 
-__all__ = ["BlurDataModule", "ImageNetDataModule", "PhotosDataModule"]
+__all__ = ["BlurDataModule", "ImageNetDataModule", "PhotosDataModule", "ScenesDataModule"]

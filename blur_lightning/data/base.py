@@ -64,6 +64,7 @@ class WindowDataset(Dataset):
         seed: Seed of the random windows.
         jitter: Smaller sides in pixels that a training image is resized to, one of them at random;
             None takes the central window of an image at the canonical scale.
+        flip: Mirror half of the images where there is a jitter.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class WindowDataset(Dataset):
         margin: int,
         seed: int = 0,
         jitter: Sequence[int] | None = None,
+        flip: bool = True,
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
-        self.seed, self.jitter = seed, jitter
+        self.seed, self.jitter, self.flip = seed, jitter, flip
 
     def __len__(self) -> int:
         return len(self.source.names)
@@ -100,7 +102,7 @@ class WindowDataset(Dataset):
             generator = np.random.default_rng([self.seed, 2, epoch, index])
             side = int(generator.choice(self.jitter))
             place = (generator.random(), generator.random())
-            flip = generator.random() < 0.5
+            flip = self.flip and generator.random() < 0.5
         window = cut_window(
             resize_smaller_side(image, side, interpolation=self.capture.interpolation),
             side=self.capture.window_side,
@@ -155,6 +157,7 @@ class BlurDataModule(LightningDataModule, ABC):
         capture: Scales, crop and border of what the network sees.
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
+        flip: Mirror half of the training images, left to right.
         batch_size: Images in a batch.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
@@ -170,6 +173,7 @@ class BlurDataModule(LightningDataModule, ABC):
         blur: str = "sharp",
         capture: Capture | None = None,
         jitter: Sequence[int] = (),
+        flip: bool = True,
         batch_size: int = 128,
         num_workers: int | None = None,
         seed: int | None = None,
@@ -181,6 +185,7 @@ class BlurDataModule(LightningDataModule, ABC):
         self.blur = BlurDistribution.parse(blur)
         self.capture = capture or Capture()
         self.jitter = tuple(jitter) or (self.capture.canonical,)
+        self.flip = flip
         self.batch_size, self.skip_unreadable = batch_size, skip_unreadable
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(8, cores) if num_workers is None else num_workers
@@ -262,6 +267,7 @@ class BlurDataModule(LightningDataModule, ABC):
             margin=margin,
             seed=self.seed,
             jitter=self.jitter if training else None,
+            flip=self.flip,
         )
         assert self.trainer is not None
         sampler = KeyedSampler(

@@ -49,6 +49,7 @@ class ImageNetDataModule(BlurDataModule):
         capture: Scales, crop and border of what the network sees.
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
+        flip: Mirror half of the training images, left to right.
         batch_size: Images in a batch.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
@@ -64,6 +65,7 @@ class ImageNetDataModule(BlurDataModule):
         blur: str = "sharp",
         capture: Capture | None = None,
         jitter: Sequence[int] = (),
+        flip: bool = True,
         batch_size: int = 128,
         num_workers: int | None = None,
         seed: int | None = None,
@@ -73,6 +75,7 @@ class ImageNetDataModule(BlurDataModule):
             blur=blur,
             capture=capture,
             jitter=jitter,
+            flip=flip,
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,12 +42,16 @@ class Task(LightningModule, ABC):
         *,
         optimizer: OptimizerCallable | None,
         lr_scheduler: LRSchedulerCallable | None,
+        lr_interval: Literal["epoch", "step"],
+        channels_last: bool,
         conditions: Sequence[str],
         name: str | None,
         trained_on: str,
     ) -> None:
         super().__init__()
-        self.net, self.optimizer, self.lr_scheduler = net, optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
         self.conditions = [BlurDistribution.parse(condition) for condition in conditions]
         if not conditions or len({str(blur) for blur in self.conditions}) < len(conditions):
             raise InputError("model.conditions: name at least one blur, each once")
@@ -72,7 +76,7 @@ class Task(LightningModule, ABC):
 
     @override
     def forward(self, image: Tensor) -> Tensor:
-        return self.net(image)
+        return self.net(image.contiguous(memory_format=self.memory_format))
 
     @override
     def configure_optimizers(self) -> Any:
@@ -84,7 +88,8 @@ class Task(LightningModule, ABC):
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         if self.lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": self.lr_interval}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @override
     def on_fit_start(self) -> None:
@@ -152,7 +157,8 @@ class Task(LightningModule, ABC):
                 self.run_folder, records=records, images=images, provenance=self.provenance()
             )
             self._examples.write(self.run_folder / "examples")
-            print(robustness.table(records), f"\n\nwritten: {self.run_folder / robustness.RECORDS}")
+            path = self.run_folder / robustness.RECORDS
+            print(f"\n\n{robustness.table(records)}\n\nwritten: {path}")
 
     @override
     def on_predict_epoch_end(self) -> None:

@@ -1,7 +1,7 @@
 """Classification under blur."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,10 @@ class ClassificationTask(Task):
         net: Any network from images to logits by its class path: timm.create_model with
             model_name, torchvision.models.vgg16, your own module.
         optimizer: The optimiser, whole; needed by fit only.
-        lr_scheduler: Schedule of the learning rate, stepped after each epoch; None keeps it.
+        lr_scheduler: Schedule of the learning rate; None keeps it.
+        lr_interval: Whether the schedule counts epochs or optimiser steps.
+        channels_last: Keep images and weights with the channels last in memory, which is faster
+            for convolutions on most CPUs and GPUs.
         conditions: Blurs to test under, in the order of the report: sharp, D4, H8, V8, M8@30, G4,
             shake, D2..8, sharp+D2+D4.
         name: The network's name in records; None takes timm's, or the class.
@@ -36,6 +39,8 @@ class ClassificationTask(Task):
         *,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        channels_last: bool = False,
         conditions: Sequence[str] = ("sharp",),
         name: str | None = None,
         trained_on: str = "original",
@@ -44,6 +49,8 @@ class ClassificationTask(Task):
             net,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
+            lr_interval=lr_interval,
+            channels_last=channels_last,
             conditions=conditions,
             name=name,
             trained_on=trained_on,

@@ -3,14 +3,19 @@
 What each override is for was found with lightning 2.6 and jsonargparse 4.53; a test holds each.
 """
 
+import inspect
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -18,7 +23,7 @@ from typing_extensions import override
 
 from blur_lightning.data import BlurDataModule
 from blur_lightning.errors import InputError
-from blur_lightning.parsing import OneLineErrors, one_line
+from blur_lightning.parsing import OneLineErrors, left_behind, one_line
 from blur_lightning.robustness import replacing
 from blur_lightning.tasks import Task
 from blur_lightning.trainer import Trainer
@@ -52,12 +57,15 @@ class SaveConfig(SaveConfigCallback):
 class BlurLightningCLI(LightningCLI):
     """fit, validate, test and predict."""
 
+    words: Sequence[str] = ()
+
     @classmethod
     def run(cls, args: Sequence[str] | None = None) -> "BlurLightningCLI":
         """Parse and run one of Lightning's commands; None takes the process's arguments."""
         for message in UNHELPFUL:
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+        cls.words = list(sys.argv[1:] if args is None else args)
         return cls(
             Task,
             BlurDataModule,
@@ -83,6 +91,10 @@ class BlurLightningCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
+        model = self.config[str(self.subcommand)].model.get("init_args", {})
+        for name in ("net", "optimizer", "lr_scheduler"):
+            if model.get(name) is not None:
+                _forget_former_class(model[name], f"model.{name}", self.words)
 
     @override
     def instantiate_classes(self) -> None:
@@ -117,6 +129,23 @@ class BlurLightningCLI(LightningCLI):
         if not Path(path).is_file():
             raise InputError(f"ckpt_path: there is no file {path}")
         _check_weights(Path(path), self.model)
+
+
+def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:
+    """Give arguments that were meant for a class since replaced the new class's defaults."""
+    parameters = inspect.signature(_imported(spec.class_path)).parameters
+    for name in left_behind(key, words):
+        if name not in spec.get("init_args", {}):
+            continue
+        default = parameters[name].default
+        if default is inspect.Parameter.empty:
+            raise InputError(f"{key}.{name}: {spec.class_path} needs it; state it with the class")
+        spec.init_args[name] = default
+
+
+def _imported(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -98,15 +98,57 @@ def _place(key: str, words: Sequence[str], files: Sequence[Path]) -> str:
     return key
 
 
+def left_behind(key: str, words: Sequence[str]) -> set[str]:
+    """Arguments of a class that were stated for another class before it was replaced.
+
+    jsonargparse hands them on where the new class has arguments of the same names: an AdamW takes
+    over the weight decay of the SGD in a config file, and nobody asked for it.
+
+    Args:
+        key: Of the class, without init_args: model.optimizer.
+        words: The command line.
+    """
+    current, stated, left = None, set[str](), set[str]()
+    for name, value in _assignments(words):
+        if name == key and isinstance(value, str) and value != current:
+            current, left, stated = value, left | stated, set()
+        elif name.startswith(f"{key}."):
+            stated.add(name.removeprefix(f"{key}."))
+    return left - stated
+
+
+def _assignments(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """All settings of a command line and its config files, in order, as (a.b.c, value)."""
+    for number, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            continue
+        value = value if equals else "".join(words[number + 1 : number + 2])
+        name = "" if option in ("--config", "-c") else option.removeprefix("--")
+        yield from _flat(name, value, Path())
+
+
+def _flat(name: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        path = folder / value
+        value, folder = yaml.safe_load(path.read_text(encoding="utf-8")), path.parent
+    elif isinstance(value, str) and value.startswith("{"):
+        value = yaml.safe_load(value)
+    if not isinstance(value, dict):
+        yield re.sub(r"\.(init_args|dict_kwargs)\b", "", name).removesuffix(".class_path"), value
+        return
+    for key, inner in value.items():
+        yield from _flat(f"{name}.{key}" if name else key, inner, folder)
+
+
 def _config_files(words: Sequence[str]) -> Iterator[Path]:
     """All YAML files that a command line names, and those that they name in turn."""
     for word in words:
         path = Path(word.split("=")[-1])
         if path.suffix in (".yaml", ".yml") and path.is_file():
             yield path
-            named = re.findall(
-                r"^\s*\w+:\s*(\S+\.ya?ml)\s*$", path.read_text("utf-8", "replace"), re.M
-            )
+            text = path.read_text(encoding="utf-8", errors="replace")
+            named = re.findall(r"^\s*\w+:\s*(\S+\.ya?ml)\s*$", text, re.MULTILINE)
             yield from (path.parent / name for name in named if (path.parent / name).is_file())
 
 

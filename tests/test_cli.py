@@ -199,13 +199,25 @@ def test_limits_count_batches_when_they_are_whole(command, limit, batches):
     assert {r.n for r in read_records(out)} == {4 * batches}
 
 
-def test_changing_the_optimiser_leaves_nothing_of_the_old_one(command):
-    words = ["--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "0.01"]
-    out = command("fit", *words)
+@pytest.mark.parametrize("stated", [[], ["--model.optimizer.weight_decay", "0.3"]])
+def test_changing_the_optimiser_leaves_nothing_of_the_old_one(command, tmp_path, stated):
+    (tmp_path / "more.yaml").write_text(
+        "model: {init_args: {optimizer: {class_path: torch.optim.SGD, "
+        "init_args: {lr: 0.1, weight_decay: 0.7}}}}"
+    )
+    words = ["--config", tmp_path / "more.yaml", "--model.optimizer", "torch.optim.AdamW"]
+    out = command("fit", *words, "--model.optimizer.lr", "0.01", *stated, "--test", "false")
     optimizer = yaml.safe_load((out / "fit.yaml").read_text())["model"]["init_args"]["optimizer"]
-    assert optimizer["class_path"] == "torch.optim.Adam"
+    assert optimizer["class_path"] == "torch.optim.AdamW"
     assert optimizer["init_args"]["lr"] == 0.01
-    assert optimizer["init_args"]["weight_decay"] == 0
+    assert optimizer["init_args"]["weight_decay"] == (0.3 if stated else 0.01)
+
+
+def test_changing_the_data_keeps_its_blur_and_batch_size(command):
+    scenes = ["--data", "blur_lightning.data.ScenesDataModule", "--data.test_count", "3"]
+    out = command("test", *scenes)
+    data = yaml.safe_load((out / "test.yaml").read_text())["data"]["init_args"]
+    assert (data["blur"], data["batch_size"]) == ("sharp+D2", 4)
 
 
 WRONG_ARGUMENTS = [

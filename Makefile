@@ -21,11 +21,11 @@ $(VENV)/installed: pyproject.toml
 
 install: $(VENV)/installed  ## make .venv with everything that the other targets need
 
-demo: install  ## measure and train on real photographs and scenes, and make a page of it (4 min)
+demo: install  ## measure and train on real photographs and scenes, and make a page of it (3 min)
 	$(PROGRAM) test $(BASE)/demo_photos.yaml --trainer.default_root_dir $(DEMO)/photos
 	$(PROGRAM) fit $(BASE)/demo_scenes.yaml --data.blur sharp --trainer.default_root_dir $(DEMO)/scenes_sharp
 	$(PROGRAM) fit $(BASE)/demo_scenes.yaml --data.blur sharp+D2+D4 --trainer.default_root_dir $(DEMO)/scenes_mix
-	$(PROGRAM) report $(DEMO) --out $(DEMO)/index.html
+	$(PROGRAM) report $(addprefix $(DEMO)/,photos scenes_sharp scenes_mix) --out $(DEMO)/index.html
 	@echo "Open $(CURDIR)/$(DEMO)/index.html in a browser."
 
 test: install  ## run the tests

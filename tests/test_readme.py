@@ -1,0 +1,36 @@
+"""The figures of README.md are those of the files that it names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from blur_lightning.robustness import read_records
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def top1(run):
+    records = read_records(ROOT / "docs" / f"{run}.csv")
+    return {r.condition: f"{100 * r.value:.1f}" for r in records if r.metric == "top1"}
+
+
+def test_the_table_is_that_of_the_demo():
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    sharp, mix = top1("scenes_sharp"), top1("scenes_mix")
+    assert len(rows) >= 5
+    assert rows == [(name, sharp[name], mix[name]) for name, *_ in rows]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:docs|experiments)/[\w/.]+\w", README))))
+def test_every_file_that_is_named_is_there(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_make_target_that_is_named_is_there():
+    targets = set(re.findall(r"make (\w[\w-]*)", README.replace("make it", "")))
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets
+    for target in targets - {"and"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

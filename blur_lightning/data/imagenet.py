@@ -20,8 +20,9 @@ import numpy as np
 from typing_extensions import override
 
 from blur_lightning.blur import Capture
-from blur_lightning.data.base import BlurDataModule, Source, Split
+from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.images import image_files, read_image
+from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
 
 
@@ -31,6 +32,10 @@ class FileSource:
     def __init__(self, root: Path, files: Sequence[Path], labels: Sequence[int] | None) -> None:
         self.files, self.labels = files, labels
         self.names = [str(file.relative_to(root)) for file in files]
+
+    def size(self, index: int) -> int:
+        """Bytes of one image's file."""
+        return self.files[index].stat().st_size
 
     def load(self, index: int) -> np.ndarray:
         """Decode one image; UnreadableImageError names a file that is broken."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing_extensions import override
 
 from blur_lightning.blur import Capture
-from blur_lightning.data.base import BlurDataModule, Source, Split
+from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.images import image_files
+from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
 
 _LABEL = re.compile(r"_(\d+)$")

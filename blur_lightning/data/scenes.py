@@ -4,23 +4,28 @@ import numpy as np
 from typing_extensions import override
 
 from blur_lightning.blur import Capture
-from blur_lightning.data.base import BlurDataModule, Source, Split
+from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.procedural import CLASSES, scene
+from blur_lightning.data.windows import Source
 
 
 class SceneSource:
     """Stills of a stream of scenes, drawn when first asked for and then kept."""
 
-    def __init__(self, stream: int, count: int, size: int) -> None:
-        self.stream, self.size = stream, size
+    def __init__(self, stream: int, count: int, side: int) -> None:
+        self.stream, self.side = stream, side
         self.names = [f"{stream}/{index}" for index in range(count)]
         self.labels = [index % len(CLASSES) for index in range(count)]
         self._drawn: dict[int, np.ndarray] = {}
 
+    def size(self, index: int) -> int:
+        """Bytes of one scene; what is drawn depends on its name alone."""
+        return 3 * self.side**2
+
     def load(self, index: int) -> np.ndarray:
-        """Draw one scene; uint8 (size, size, 3)."""
+        """Draw one scene; uint8 (side, side, 3)."""
         if index not in self._drawn:
-            self._drawn[index] = scene(self.stream, index, size=self.size).frames[0]
+            self._drawn[index] = scene(self.stream, index, size=self.side).frames[0]
         return self._drawn[index]
 
 

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from nets import MeanColour
 
 from blur_lightning.blur import Blur
 from blur_lightning.data import ScenesDataModule
 from blur_lightning.errors import InputError
 from blur_lightning.tasks import ClassificationTask
 from blur_lightning.tasks.examples import ExampleStrips
-from nets import MeanColour
 
 
 @pytest.fixture

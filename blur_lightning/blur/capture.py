@@ -26,6 +26,7 @@ from torch import Tensor
 from blur_lightning.blur.convolution import Border, convolve
 from blur_lightning.blur.families import Blur, make_kernels
 from blur_lightning.blur.kernels import Rim
+from blur_lightning.errors import InputError
 
 _PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
 
@@ -49,6 +50,16 @@ class Capture:
     border: Border = "reflect"
     rim: Rim = "hard"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name in ("canonical", "scale", "crop"):
+            if getattr(self, name) < 1:
+                raise InputError(f"capture.{name}: {getattr(self, name)} is not 1 pixel or more")
+        if self.crop > self.scale:
+            raise InputError(
+                f"capture.crop: {self.crop} pixels do not fit an image of scale {self.scale}; "
+                "enlarge capture.scale too"
+            )
 
     @property
     def window_side(self) -> int:

@@ -67,6 +67,9 @@ class BlurDataModule(LightningDataModule, ABC):
         self.capture = capture or Capture()
         self.jitter = tuple(jitter) or (self.capture.canonical,)
         self.flip = flip
+        if batch_size < 1 or min(self.jitter) < 1 or (num_workers or 0) < 0:
+            raise InputError("data: batch_size and jitter must be 1 or more, num_workers 0 or more")
+        self.check_reach(self.blur)
         self.batch_size, self.skip_unreadable = batch_size, skip_unreadable
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(8, cores) if num_workers is None else num_workers
@@ -135,9 +138,19 @@ class BlurDataModule(LightningDataModule, ABC):
             "kernel_banks": self.blur.bank_hashes("training") if "train" in self.sources else {},
         }
 
+    def check_reach(self, blur: BlurDistribution) -> None:
+        """Refuse a blur that is wider than an image: InputError."""
+        if blur.half_width >= self.capture.canonical:
+            raise InputError(
+                f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
+                f"an image of data.capture.canonical {self.capture.canonical}; use a smaller one"
+            )
+
     def _margin(self) -> int:
         """Pixels that the widest test condition draws on beyond a window."""
         conditions = getattr(self.trainer.lightning_module, "conditions", ())  # type: ignore[union-attr]
+        for blur in conditions:
+            self.check_reach(blur)
         return max(blur.half_width for blur in (self.blur, *conditions))
 
     def _loader(self, split: Split, margin: int) -> DataLoader:

@@ -19,6 +19,7 @@ from jsonargparse import Namespace
 from lightning import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
 from blur_lightning.data import BlurDataModule
@@ -35,6 +36,7 @@ UNHELPFUL = (
     r"Checkpoint directory .* exists and is not empty",
     r"The dirpath has changed from",
     r"predict returned None",
+    r"You requested to overfit but enabled",
 )
 
 
@@ -66,6 +68,13 @@ class BlurLightningCLI(LightningCLI):
             warnings.filterwarnings("ignore", message=message)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
         cls.words = list(sys.argv[1:] if args is None else args)
+        try:
+            return cls._run(args)
+        except MisconfigurationException as error:  # Lightning's word for a user's mistake
+            raise InputError(one_line(error)) from error
+
+    @classmethod
+    def _run(cls, args: Sequence[str] | None) -> "BlurLightningCLI":
         return cls(
             Task,
             BlurDataModule,
@@ -105,6 +114,8 @@ class BlurLightningCLI(LightningCLI):
                 raise
             raise InputError(_construction_problem(error)) from error
         config = self.config[str(self.subcommand)]
+        if config.model.init_args.get("name") is None:
+            self.model.name = _network_name(config.model.init_args.net, self.model)
         self.model.run_config = yaml.safe_load(self._parser(self.subcommand).dump(config))
 
     def before_fit(self) -> None:
@@ -121,14 +132,25 @@ class BlurLightningCLI(LightningCLI):
         path = self.config_init[str(self.subcommand)].get("ckpt_path")
         if path is None:
             return
-        if path in ("last", "best", "hpc"):
-            folder = Path(self.trainer.default_root_dir) / "checkpoints"
-            if required and not list(folder.glob("*.ckpt")):
-                raise InputError(f"ckpt_path: there is no checkpoint in {folder}; name a file")
+        if path == "last":
+            path = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            if not path.exists() and not required:  # a fit that starts, or starts again
+                return
+        if path == "best" and not any(
+            getattr(c, "monitor", None) for c in self.trainer.checkpoint_callbacks
+        ):
+            raise InputError("ckpt_path: checkpoints are kept by epoch, not by merit; say last")
+        if path in ("best", "hpc"):
             return
         if not Path(path).is_file():
-            raise InputError(f"ckpt_path: there is no file {path}")
-        _check_weights(Path(path), self.model)
+            raise InputError(f"ckpt_path: there is no checkpoint {path}; name a file")
+        checkpoint = _read_weights(Path(path), self.model)
+        epochs, wanted = checkpoint.get("epoch", -1) + 1, self.trainer.max_epochs
+        if self.subcommand == "fit" and wanted is not None and 0 <= wanted <= epochs:
+            raise InputError(
+                f"ckpt_path: {path} was trained for {epochs} epochs already, so nothing is left to "
+                "do; raise --trainer.max_epochs"
+            )
 
 
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:
@@ -137,10 +159,20 @@ def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> Non
     for name in left_behind(key, words):
         if name not in spec.get("init_args", {}):
             continue
-        default = parameters[name].default
-        if default is inspect.Parameter.empty:
+        if name not in parameters:  # one of **kwargs
+            del spec.init_args[name]
+        elif parameters[name].default is inspect.Parameter.empty:
             raise InputError(f"{key}.{name}: {spec.class_path} needs it; state it with the class")
-        spec.init_args[name] = default
+        else:
+            spec.init_args[name] = parameters[name].default
+
+
+def _network_name(spec: Namespace, model: Task) -> str:
+    """Tell networks apart that are of one class: resnet18 and resnet34 are both a ResNet."""
+    if "model_name" in spec.get("init_args", {}):  # of timm.create_model, tag included
+        return str(spec.init_args.model_name)
+    made_by_timm = hasattr(model.net, "pretrained_cfg")
+    return model.name if made_by_timm else spec.class_path.rpartition(".")[-1]
 
 
 def _imported(class_path: str) -> Any:
@@ -154,7 +186,11 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 def _construction_problem(error: Exception) -> str:
     """Name the argument whose class could not be made, and why."""
-    reason = one_line(error.__cause__ or error)
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    own = (cause for cause in causes if isinstance(cause, InputError))
+    reason = one_line(next(own, causes[1] if causes[1:] else error))
     if reason.startswith("Unknown model"):
         reason += "; timm.list_models() lists the names"
     for key, base in (("model", Task), ("data", BlurDataModule)):
@@ -163,10 +199,11 @@ def _construction_problem(error: Exception) -> str:
     return reason
 
 
-def _check_weights(path: Path, model: LightningModule) -> None:
-    """Compare names and shapes, so that a foreign checkpoint is told in one line."""
+def _read_weights(path: Path, model: LightningModule) -> dict[str, Any]:
+    """Read a checkpoint; one of another network, by names and shapes, is told in one line."""
     try:
-        weights = torch.load(path, map_location="meta", weights_only=True)["state_dict"]
+        checkpoint = torch.load(path, map_location="meta", weights_only=True)
+        weights = checkpoint["state_dict"]
     except Exception as error:  # whatever unpickling makes of a file that is something else
         raise InputError(
             f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})"
@@ -184,3 +221,4 @@ def _check_weights(path: Path, model: LightningModule) -> None:
                 f"ckpt_path: {path} is of another network: {name} is {tuple(weights[name].shape)} "
                 f"there, {tuple(own[name].shape)} in model.net"
             )
+    return checkpoint

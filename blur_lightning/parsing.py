@@ -110,8 +110,11 @@ def left_behind(key: str, words: Sequence[str]) -> set[str]:
     """
     current, stated, left = None, set[str](), set[str]()
     for name, value in _assignments(words):
-        if name == key and isinstance(value, str) and value != current:
-            current, left, stated = value, left | stated, set()
+        if name == key and isinstance(value, str):
+            value = value.rsplit(".", 1)[-1]  # SGD is torch.optim.SGD
+            if current is not None and value != current:
+                left, stated = left | stated, set()
+            current = value
         elif name.startswith(f"{key}."):
             stated.add(name.removeprefix(f"{key}."))
     return left - stated
@@ -131,13 +134,14 @@ def _assignments(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
 def _flat(name: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
     if isinstance(value, str) and value.endswith((".yaml", ".yml")):
         path = folder / value
-        value, folder = yaml.safe_load(path.read_text(encoding="utf-8")), path.parent
+        if path.is_file():
+            value, folder = yaml.safe_load(path.read_text(encoding="utf-8")), path.parent
     elif isinstance(value, str) and value.startswith("{"):
         value = yaml.safe_load(value)
     if not isinstance(value, dict):
         yield re.sub(r"\.(init_args|dict_kwargs)\b", "", name).removesuffix(".class_path"), value
         return
-    for key, inner in value.items():
+    for key, inner in sorted(value.items(), key=lambda item: item[0] != "class_path"):
         yield from _flat(f"{name}.{key}" if name else key, inner, folder)
 
 

@@ -81,7 +81,12 @@ def test_one_step_of_training_is_known():
     data = ScenesDataModule(train_count=8, batch_size=8, blur="sharp+D2+D4", seed=0)
     data.setup("fit")
     data.trainer = SimpleNamespace(
-        global_rank=0, world_size=1, training=True, validating=False, lightning_module=None
+        current_epoch=0,
+        global_rank=0,
+        world_size=1,
+        training=True,
+        validating=False,
+        lightning_module=None,
     )
     task = ClassificationTask(MeanColour(10))
     data.trainer.lightning_module = task
@@ -104,11 +109,12 @@ def test_strips_hold_the_first_images_of_each_condition(tmp_path):
     for start in (0.0, 0.4):
         batch = torch.full((3, 3, 8, 8), start) + torch.arange(3).view(3, 1, 1, 1) / 10
         strips.add("D4", batch, mean=[0.1] * 3, std=[1.0] * 3)
-    (tmp_path / "old.jpg").touch()
+    for name in ("D8.jpg", "holiday.jpg"):
+        (tmp_path / name).touch()
     strips.write(tmp_path)
     from PIL import Image
 
-    assert [path.name for path in tmp_path.iterdir()] == ["D4.jpg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["D4.jpg", "holiday.jpg"]
     strip = np.asarray(Image.open(tmp_path / "D4.jpg"))
     assert strip.shape == (8, 40, 3)
     shades = strip[4, 4::8, 0] / 255

@@ -232,15 +232,18 @@ WRONG_ARGUMENTS = [
     (["--model.net", "timm.create_model", "--model.net.model_name", "resnet51"], "resnet51"),
     (["--model.net", "timm.nothing"], "--model.net: timm.nothing is neither"),
     (["--data", "nothing.yaml"], "--data: nothing.yaml is neither"),
-    (["--data.batch_size", "0"], "data: batch_size and jitter must be 1 or more"),
+    (["--data.batch_size", "0"], "data: batch_size, jitter: 1 or more"),
     (["--data.capture.scale", "0"], "data: capture.scale: 0 is not 1 pixel"),
     (["--data.capture.crop", "99"], "data: capture.crop: 99 pixels do not fit"),
     (["--model.conditions", "[D40]"], "blur 'D40': its kernel reaches 40 pixels"),
     (["--data.blur", "D500"], "data: blur 'D500': its kernel reaches 500 pixels"),
     (["--data.root", "/nowhere"], "data.root: there is no folder /nowhere/val"),
     (["--config", "nothing.yaml"], "--config: .*nothing.yaml"),
-    (["--ckpt_path", "/nowhere.ckpt"], "ckpt_path: there is no file /nowhere.ckpt"),
+    (["--ckpt_path", "/nowhere.ckpt"], "ckpt_path: there is no checkpoint /nowhere.ckpt"),
     (["--ckpt_path", "last"], "ckpt_path: there is no checkpoint"),
+    (["--ckpt_path", "best"], "ckpt_path: checkpoints are kept by epoch"),
+    (["--data.seed", "-1"], "seed: 0 or more"),
+    (["--trainer.devices", "0"], "devices"),
     (["--model.net.num_classes", "3"], "model.net: its output .* 1000 classes"),
 ]
 
@@ -330,6 +333,52 @@ def test_nothing_readable_is_an_error(error, damaged):
     for image in (damaged / "val").rglob("*.png"):
         image.write_text("no picture")
     assert "none of the images" in error("test", "--data.skip_unreadable", "true", root=damaged)
+
+
+def test_a_checkpoint_that_is_trained_already_is_not_taken_for_more(error, command):
+    trained = command("fit", "--data.blur", "sharp", "--test", "false")
+    line = error("fit", "--data.blur", "D4", "--ckpt_path", trained / "checkpoints/last.ckpt")
+    assert "was trained for 2 epochs already" in line
+    words = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--data.blur", "sharp"]
+    assert {r.trained_on for r in read_records(command("fit", *words))} == {"sharp"}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_every_precision_gives_nearly_the_same_values(command, tmp_path, precision):
+    exact = by_condition(command("test", out=tmp_path / "exact"))
+    other = by_condition(command("test", "--trainer.precision", precision))
+    assert other == pytest.approx(exact, rel=0.02)
+
+
+def test_one_batch_can_be_fitted_over_and_over(command):
+    out = command("fit", "--trainer.overfit_batches", "1")
+    assert {r.trained_on for r in read_records(out)} == {"sharp+D2"}
+
+
+def test_networks_of_one_class_keep_their_names_apart(command, tmp_path):
+    for name in ("resnet18", "resnet34"):
+        words = ["--model.net", f"torchvision.models.{name}", "--trainer.limit_test_batches", "1"]
+        records = read_records(command("test", *words, out=tmp_path / name))
+        assert {record.model for record in records} == {name}
+
+
+def test_arguments_of_a_replaced_network_are_forgotten(command, tmp_path):
+    text = "model: {init_args: {net: {class_path: torchvision.models.resnet34, init_args: "
+    (tmp_path / "more.yaml").write_text(
+        text + "{weights: null}, dict_kwargs: {num_classes: 1000}}}}"
+    )
+    words = ["--config", tmp_path / "more.yaml", "--trainer.limit_test_batches", "1"]
+    command("test", *words, "--model.net", "torchvision.models.resnet18")
+
+
+def test_the_order_of_keys_in_a_config_does_not_matter(command, tmp_path):
+    (tmp_path / "more.yaml").write_text(
+        "model: {init_args: {optimizer: {init_args: {lr: 0.07, momentum: 0.9}, "
+        "class_path: torch.optim.SGD}}}"
+    )
+    out = command("fit", "--config", tmp_path / "more.yaml", "--test", "false")
+    settings = yaml.safe_load((out / "fit.yaml").read_text())["model"]["init_args"]["optimizer"]
+    assert (settings["init_args"]["lr"], settings["init_args"]["momentum"]) == (0.07, 0.9)
 
 
 def test_an_interrupted_test_leaves_the_old_records(command, monkeypatch):

@@ -82,7 +82,7 @@ def convolve(
     blurred = images.clone()
     for group in kernels.groups:
         for start in range(0, len(group.index), _CHUNK):
-            index = group.index[start : start + _CHUNK]
+            index = group.index[start : start + _CHUNK].to(images.device)
             factors = [factor[start : start + _CHUNK] for factor in group.factors]
             blurred[index] = _convolve_alike(images[index], factors, border)
     return blurred
@@ -94,10 +94,15 @@ def _convolve_alike(images: Tensor, factors: Sequence[Tensor], border: Border) -
     # Mixed precision and TF32 keep 8 and 11 bits: too few to return to 8-bit images exactly.
     with (
         torch.autocast(images.device.type, enabled=False),
-        torch.backends.cudnn.flags(allow_tf32=False),
+        torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ),
     ):
         for factor in factors:
-            working = _convolve_once(working, factor.to(working_type), border)
+            working = _convolve_once(working, factor.to(working.device, working_type), border)
     if images.is_floating_point():
         return working.to(images.dtype)
     # torch.round rounds half to even. Sums of unit kernels may leave 0..255 by rounding only.

@@ -144,8 +144,9 @@ def make_kernels(
 def _factors(family: str, blurs: list[Blur], reach: int, rim: Rim) -> tuple[Tensor, ...]:
     if family == "shake":
         return (torch.stack([_bank(blur.bank)[int(blur.parameter)] for blur in blurs]),)
-    parameters = torch.tensor([blur.parameter for blur in blurs])
-    angles = torch.tensor([blur.angle for blur in blurs])
+    # float32 whatever the default type is: half precision cannot tell 8-bit values apart.
+    parameters = torch.tensor([blur.parameter for blur in blurs], dtype=torch.float32)
+    angles = torch.tensor([blur.angle for blur in blurs], dtype=torch.float32)
     return _BY_NAME[family].factors(parameters, angles, reach, rim)
 
 

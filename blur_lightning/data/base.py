@@ -67,14 +67,14 @@ class BlurDataModule(LightningDataModule, ABC):
         self.capture = capture or Capture()
         self.jitter = tuple(jitter) or (self.capture.canonical,)
         self.flip = flip
-        if batch_size < 1 or min(self.jitter) < 1 or (num_workers or 0) < 0:
-            raise InputError("data: batch_size and jitter must be 1 or more, num_workers 0 or more")
+        if batch_size < 1 or min(self.jitter) < 1 or min(num_workers or 0, seed or 0) < 0:
+            raise InputError("data: batch_size, jitter: 1 or more; num_workers, seed: 0 or more")
         self.check_reach(self.blur)
         self.batch_size, self.skip_unreadable = batch_size, skip_unreadable
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(8, cores) if num_workers is None else num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self.unreadable: dict[int, str] = {}
+        self.unreadable: set[str] = set()
         self.sources: dict[Split, Source] = {}
 
     @abstractmethod
@@ -111,7 +111,7 @@ class BlurDataModule(LightningDataModule, ABC):
                 f"{next(iter(unreadable.values()))}; mend or remove it, "
                 "or leave such images out with --data.skip_unreadable true"
             )
-        self.unreadable.update(unreadable)
+        self.unreadable.update(unreadable.values())
         assert self.trainer is not None
         if self.trainer.training and not self.trainer.validating and "image" in batch:
             keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
@@ -122,7 +122,8 @@ class BlurDataModule(LightningDataModule, ABC):
     def blurred(self, batch: dict[str, Any], blurs: Sequence[Blur]) -> Tensor:
         """Turn the sharp windows of a batch into the network's input, each with its own blur."""
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        return normalize(self.capture(batch["image"], blurs), mean=module.mean, std=module.std)
+        images = self.capture(batch["image"], blurs)
+        return normalize(images, mean=module.mean, std=module.std).to(module.dtype)
 
     def draw(self, condition: BlurDistribution, batch: dict[str, Any]) -> list[Blur]:
         """Draw the blurs of a test condition: functions of (seed, condition, index) alone."""
@@ -134,7 +135,7 @@ class BlurDataModule(LightningDataModule, ABC):
             "dataset": self.name,
             "fingerprint": {split: fingerprint(source) for split, source in self.sources.items()},
             "images": {split: len(source.names) for split, source in self.sources.items()},
-            "unreadable": sorted(self.unreadable.values()),
+            "unreadable": sorted(self.unreadable),
             "kernel_banks": self.blur.bank_hashes("training") if "train" in self.sources else {},
         }
 
@@ -170,6 +171,8 @@ class BlurDataModule(LightningDataModule, ABC):
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
         )
+        # After a resume workers fetch ahead before Lightning calls set_epoch.
+        sampler.set_epoch(self.trainer.current_epoch)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -87,6 +87,8 @@ class ImageNetDataModule(BlurDataModule):
             skip_unreadable=skip_unreadable,
         )
         self.root, self.classes = Path(root), classes
+        if classes == "folders":
+            self.name = self.root.resolve().name
 
     @override
     def source(self, split: Split) -> Source:

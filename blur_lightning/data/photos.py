@@ -14,7 +14,8 @@ from blur_lightning.data.images import image_files
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
 
-_LABEL = re.compile(r"_(\d+)$")
+# Cameras write leading zeros (IMG_0123), class indices have none.
+_LABEL = re.compile(r"_(0|[1-9]\d*)$")
 
 
 class PhotosDataModule(BlurDataModule):
@@ -54,6 +55,8 @@ class PhotosDataModule(BlurDataModule):
         # Beside its photographs foolbox keeps samples of smaller data sets.
         self.root, self.prefix = (_foolbox(), "imagenet_") if root is None else (Path(root), "")
         self.num_classes = num_classes
+        if root is not None:
+            self.name = self.root.resolve().name
 
     @override
     def source(self, split: Split) -> Source:

@@ -78,9 +78,10 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source.names)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """Return a sharp window and its label for (epoch, index)."""
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        """Return a sharp window and its label for (epoch, index); an index alone is of epoch 0."""
+        # Lightning's overfit_batches puts a sampler of its own in place of ours.
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         try:
             image = self.source.load(index)
         except UnreadableImageError as error:

@@ -76,7 +76,12 @@ class Task(LightningModule, ABC):
 
     @override
     def forward(self, image: Tensor) -> Tensor:
-        return self.net(image.contiguous(memory_format=self.memory_format))
+        try:
+            return self.net(image.contiguous(memory_format=self.memory_format))
+        except AssertionError as error:  # what timm says of an input of another size
+            raise InputError(
+                f"model.net: {error}; fit --data.capture.crop and --data.capture.scale to it"
+            ) from error
 
     @override
     def configure_optimizers(self) -> Any:
@@ -88,11 +93,20 @@ class Task(LightningModule, ABC):
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         if self.lr_scheduler is None:
             return optimizer
-        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": self.lr_interval}
+        scheduler = self.lr_scheduler(optimizer)
+        needed = self.trainer.estimated_stepping_batches
+        if self.lr_interval == "step" and getattr(scheduler, "total_steps", needed) < needed:
+            raise InputError(
+                f"model.lr_scheduler: it ends before the {needed} steps of this training; "
+                f"set --model.lr_scheduler.total_steps {needed}"
+            )
+        schedule = {"scheduler": scheduler, "interval": self.lr_interval}
+        if hasattr(scheduler, "monitor"):
+            schedule["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @override
-    def on_fit_start(self) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.trained_on = str(self.datamodule.blur)
 
     @override

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from blur_lightning.blur import BlurDistribution
+from blur_lightning.errors import InputError
 from blur_lightning.robustness import replacing
 
 COUNT = 5  # images side by side
@@ -36,8 +38,17 @@ class ExampleStrips:
         """Write `<condition>.jpg` for each condition; pictures of other conditions are removed."""
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.jpg"):
-            old.unlink()
+            if _is_condition(old.stem):  # somebody may keep photographs of their own here
+                old.unlink()
         for condition, pictures in self._images.items():
             strip = torch.cat(pictures, dim=2).permute(1, 2, 0).numpy()
             with replacing(folder / f"{condition}.jpg") as path:
                 Image.fromarray(strip).save(path, format="JPEG", quality=90)
+
+
+def _is_condition(name: str) -> bool:
+    try:
+        BlurDistribution.parse(name)
+    except InputError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -74,13 +75,17 @@ def test_photographs_reproduce_the_known_curve(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_training_on_a_mix_withstands_blur_at_little_cost(seed, tmp_path):
-    top1 = {}
-    for blur in ("sharp", "sharp+D2+D4"):
-        words = ["--data.blur", blur, "--seed_everything", str(seed)]
-        assert run("fit", ROOT / "demo_scenes.yaml", tmp_path / blur, *words) == 0
-        records = read_records(tmp_path / blur)
-        top1[blur] = {r.condition: r.value for r in records if r.metric == "top1"}
-    assert top1["sharp+D2+D4"]["D4"] >= top1["sharp"]["D4"] + 0.20
-    assert top1["sharp+D2+D4"]["sharp"] >= top1["sharp"]["sharp"] - 0.03
+def test_training_on_a_mix_withstands_blur_at_little_cost(tmp_path):
+    """Means over three seeds: single ones scatter by some ten points on blurred scenes."""
+    gains, costs = [], []
+    for seed in (0, 1, 2):
+        top1 = {}
+        for blur in ("sharp", "sharp+D2+D4"):
+            words = ["--data.blur", blur, "--seed_everything", str(seed)]
+            assert run("fit", ROOT / "demo_scenes.yaml", tmp_path / blur, *words) == 0
+            records = read_records(tmp_path / blur)
+            top1[blur] = {r.condition: r.value for r in records if r.metric == "top1"}
+        gains.append(top1["sharp+D2+D4"]["D4"] - top1["sharp"]["D4"])
+        costs.append(top1["sharp"]["sharp"] - top1["sharp+D2+D4"]["sharp"])
+    assert np.mean(gains) >= 0.20, gains
+    assert np.mean(costs) <= 0.03, costs

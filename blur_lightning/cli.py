@@ -1,5 +1,6 @@
 """The command line: Lightning's own for running networks, plain functions for everything else."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -97,28 +98,34 @@ def _lightning(args: Sequence[str] | None) -> None:
 
 def _guarded(command: Callable[[], None], words: Sequence[str]) -> int:
     """Run a command; what a user can put right becomes one line and status 2."""
+    status, line = 0, ""
     try:
         command()
-    except SystemExit as end:
-        if not isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way to pass it on
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning passes an interrupt on as an exit.
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+        status, line = 130, "interrupted; no file was left half-written"
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if cause is None:
+        problem = _problem(error, words)
+        if problem is None:
             raise
-        from blur_lightning.parsing import ParseError, explain
-
-        line = explain(cause, words) if isinstance(cause, ParseError) else cause
+        status, line = 2, problem
+    if status:
+        # The failed run hangs in cycles; once it is gone its progress bars are closed, and this
+        # line is the last.
+        gc.collect()
         print(f"\nerror: {line}", file=sys.stderr)
-        return 2
-    return 0
+    return status
 
 
-def _interrupted() -> int:
-    print("\nerror: interrupted; no file was left half-written", file=sys.stderr)
-    return 130
+def _problem(error: Exception, words: Sequence[str]) -> str | None:
+    """What the user can put right, or None: a fault of the program."""
+    from blur_lightning.parsing import ParseError, explain
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    return explain(cause, words) if isinstance(cause, ParseError) else str(cause)

@@ -18,6 +18,7 @@ LIGHTNING_VERBS = {
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
     "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
+    "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
 }
 
 

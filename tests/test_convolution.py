@@ -4,7 +4,14 @@ import pytest
 import scipy.ndimage
 import torch
 
-from blur_lightning.blur import BlurDistribution, convolve, make_kernels
+from blur_lightning.blur import (
+    BlurDistribution,
+    box_kernel,
+    convolve,
+    disk_kernel,
+    gaussian_taps,
+    make_kernels,
+)
 from blur_lightning.blur.families import Blur
 
 MODES = {"reflect": "mirror", "replicate": "nearest", "constant": "constant"}
@@ -33,6 +40,10 @@ def dense(blur):
 
 def reference(image, taps, border):
     return np.stack([scipy.ndimage.convolve(c, taps, mode=MODES[border]) for c in image])
+
+
+def normalized(taps):
+    return taps / taps.sum(dim=(-2, -1), keepdim=True)
 
 
 def images(count=10, size=(61, 67)):
@@ -87,7 +98,7 @@ def test_each_image_gets_its_own_kernel_wherever_it_stands():
 
 
 def test_convolution_is_linear_and_adjoint_to_correlation(photo):
-    taps = torch.from_numpy(np.random.default_rng(1).uniform(size=(2, 5, 7)))
+    taps = normalized(torch.from_numpy(np.random.default_rng(1).uniform(size=(2, 5, 7))))
     other = photo.flip(0, 2)
     both = convolve(2 * photo + other, taps)
     torch.testing.assert_close(both, 2 * convolve(photo, taps) + convolve(other, taps))
@@ -108,24 +119,106 @@ def test_gaussians_agree_with_kornia(photo):
 def test_gradients_reach_images_and_kernels():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 6, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    taps = torch.rand(1, 3, 3, dtype=torch.float64, generator=generator, requires_grad=True)
-    assert torch.autograd.gradcheck(convolve, (image, taps))
+    for shape in ((1, 3, 5), (1, 3, 3, 3)):
+        taps = torch.rand(shape, dtype=torch.float64, generator=generator)
+        taps = normalized(taps).requires_grad_()
+        assert torch.autograd.gradcheck(convolve, (image, taps))
+
+
+@pytest.mark.parametrize("family", ["radius", "sigma", "length", "angle"])
+def test_gradients_reach_what_a_kernel_is_made_from(family):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 9, 8, dtype=torch.float64, generator=generator)
+
+    def blurred(value):
+        if family == "radius":
+            return convolve(image, disk_kernel(value, half_width=4, rim="area"))
+        if family == "sigma":
+            taps = gaussian_taps(value, half_width=4)
+            return convolve(image, taps[:, :, None] * taps[:, None, :])
+        turn = torch.full_like(value, 30.0) if family == "length" else 10 * value
+        length = value if family == "length" else torch.full_like(value, 5.3)
+        return convolve(image, box_kernel(length, turn, half_width=4, rim="area"))
+
+    value = torch.tensor([2.3], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(blurred, (value,))
+    assert torch.autograd.grad(blurred(value).square().sum(), value)[0].abs() > 1e-3
+
+
+def test_gradients_and_plain_results_are_one():
+    batch = images(len(BLURS)).float() / 255
+    followed = convolve(batch.clone().requires_grad_(), make_kernels(BLURS))
+    assert followed.requires_grad
+    torch.testing.assert_close(
+        followed.detach(), convolve(batch, make_kernels(BLURS)), atol=3e-6, rtol=0
+    )
+
+
+UNIT = torch.zeros(2, 3, 3)
+UNIT[:, 1, 1] = 1
 
 
 @pytest.mark.parametrize(
     ("image", "taps", "what"),
     [
-        (torch.zeros(2, 1, 8, 8), torch.ones(2, 3, 3), r"images: shape \(2, 1, 8, 8\)"),
-        (torch.zeros(2, 3, 8, 8).long(), torch.ones(2, 3, 3), "images: torch.int64"),
-        (torch.zeros(2, 3, 8, 8), torch.ones(3, 3, 3), "kernels: 3 for 2 images"),
-        (torch.zeros(2, 3, 8, 8), torch.ones(2, 4, 4), r"kernels: shape \(2, 4, 4\)"),
-        (torch.zeros(2, 3, 8, 8), torch.ones(2, 17, 17), "kernels: they reach 8 px"),
+        (torch.zeros(3, 8, 8), UNIT, r"images: shape \(3, 8, 8\) is not"),
+        (torch.zeros(2, 0, 8, 8), UNIT, r"images: shape \(2, 0, 8, 8\) is not"),
+        (torch.zeros(2, 3, 8, 0), UNIT, r"images: shape \(2, 3, 8, 0\) is not"),
+        (torch.zeros(2, 3, 8, 8).long(), UNIT, "images: torch.int64 of shape"),
+        (torch.zeros(3, 3, 8, 8), UNIT, r"kernels: 2 for images of shape \(3, 3, 8, 8\); 3 are"),
+        (torch.zeros(2, 3, 8, 8), UNIT[0], r"kernels: shape \(3, 3\) is not"),
+        (torch.zeros(2, 3, 8, 8), UNIT.byte(), "kernels: torch.uint8 of shape"),
+        (torch.zeros(2, 3, 8, 8), UNIT.to("meta"), "kernels: shape .* on meta, images on cpu"),
+        (
+            torch.zeros(2, 3, 8, 8),
+            torch.ones(2, 4, 3) / 12,
+            r"kernels: shape \(2, 4, 3\) has an even",
+        ),
+        (
+            torch.zeros(2, 3, 8, 8),
+            UNIT * torch.nan,
+            r"kernels: of shape \(2, 3, 3\), one has a neg",
+        ),
+        (torch.zeros(2, 3, 8, 8), 2 * UNIT - torch.ones(3, 3) / 9, "one has a negative value"),
+        (torch.zeros(2, 3, 8, 8), 0 * UNIT, "or a sum other than 1"),
+        (torch.zeros(2, 3, 8, 8), 2 * UNIT, "divide by"),
+        (torch.zeros(2, 3, 8, 8), UNIT[:, None].expand(2, 4, 3, 3), "4 channels, images have 3"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(2, 17, 17) / 289, "kernels: they reach 8 px"),
+        (torch.zeros(2, 3, 1, 1), UNIT, "border of a 1x1 image cannot fill; use"),
     ],
 )
 def test_what_does_not_fit_is_named(image, taps, what):
     # Without the runtime type checks of the tests, as users call it.
     with pytest.raises(ValueError, match=what):
         convolve.__wrapped__(image, taps)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 31), (1, 40)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_any_size_and_number_of_channels_work(size, channels):
+    batch = images(1, size=size)[:, :1].repeat(3, channels, 1, 1)
+    kernels = make_kernels([Blur("disk", 4.0), Blur("gaussian", 1.0), Blur("shake", bank="test")])
+    result = convolve(batch, kernels, border="replicate")
+    exact = reference(batch[0].double().numpy(), dense(Blur("disk", 4.0)), "replicate")
+    assert np.abs(result[0].numpy() - exact).max() <= 0.5
+    assert result.shape == batch.shape
+
+
+def test_float_images_may_have_any_range(photo):
+    taps = make_kernels([Blur("disk", 2.0), Blur("gaussian", 1.0)])
+    torch.testing.assert_close(
+        convolve(5 * photo - 3, taps), 5 * convolve(photo, taps) - 3, atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_float_types_return_as_they_came(photo, dtype):
+    result = convolve(
+        photo.to(dtype), make_kernels([Blur("disk", 2.0), Blur("shake", bank="test")])
+    )
+    exact = convolve(photo, make_kernels([Blur("disk", 2.0), Blur("shake", bank="test")]))
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, exact.to(dtype), atol=torch.finfo(dtype).eps, rtol=0)
 
 
 def test_a_batch_of_nothing_and_a_batch_of_one_pixel_work():

@@ -14,7 +14,7 @@ LAYERS = [
     {"provenance"},
     {"blur", "robustness", "models"},
     {"data", "tasks", "curves"},
-    {"report", "trainer", "parsing"},
+    {"report", "copies", "trainer", "parsing"},
     {"lightning_cli"},
     {"cli"},
     {"__main__"},

@@ -1,5 +1,6 @@
 """The blur engine: what a blur is called, its kernel, its convolution, and what a network sees."""
 
+from blur_lightning.blur.blurring import blur_images
 from blur_lightning.blur.capture import Capture
 from blur_lightning.blur.convolution import Kernels, convolve
 from blur_lightning.blur.distributions import BlurDistribution
@@ -11,6 +12,7 @@ __all__ = [
     "BlurDistribution",
     "Capture",
     "Kernels",
+    "blur_images",
     "box_kernel",
     "convolve",
     "disk_kernel",

@@ -90,8 +90,9 @@ class Capture:
         blurred = convolve(
             windows,
             make_kernels(blurs, rim=self.rim, device=windows.device),
-            # The window brings its border along; what this one fills in is cut off again.
-            border="constant",
+            # The window brings its border along; what this one fills in is cut off again. Of all
+            # borders it is the cheapest on a GPU, and never too wide.
+            border="replicate",
         )
         side = self.window_side
         inner = blurred[..., margin : margin + side, margin : margin + side].float()

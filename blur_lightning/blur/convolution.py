@@ -1,24 +1,30 @@
 """Images x kernels -> images: true convolution with one kernel an image.
 
-Conventions: images (b, 3, h, w), uint8 in 0..255 or float in [0, 1]; the result has the size and
-the type of the input. An image that is uint8 returns to 8 bits by rounding half to even.
+Conventions: images (b, c, h, w), uint8 in 0..255 or float; the result has the size and the type of
+the input. An image that is uint8 returns to 8 bits by rounding half to even.
+
+What runs depends on the device and on each kernel: on a GPU one fused kernel (`fused`), on a CPU
+the fastest exact path for the kernel (`cpu`), and wherever a gradient is wanted or neither fits a
+grouped convolution, which is also what the others are tested against.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-Border = Literal["reflect", "replicate", "constant"]
+import blur_lightning.blur.fused as fused
+from blur_lightning.blur.border import Border, Workspace
+from blur_lightning.blur.cpu import path_of
 
-# Images a grouped convolution takes at once. Measured on two cores, 3x400x400: 5 is the fastest
-# for 17x17 kernels and within noise of the fastest for 9x9 and 1x33; all 32 at once need eight
-# times the memory.
-_CHUNK = 5
+# Images that a grouped convolution on a GPU takes at once: the memory it needs is a multiple.
+_CHUNK = 32
+# How far the sum of a kernel may be from 1, so that 255 stays 255 when it is rounded.
+_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,12 @@ class KernelGroup:
 
     Attributes:
         index: Which images of the batch they are.
-        factors: Kernels (n, rows, columns), odd sides, applied one after another; their
-            convolution is the kernel. A Gaussian is a column and a row, a disk one square.
+        factors: One kernel (n, rows, columns), or (n, c, rows, columns) with one for each channel;
+            or two, a column (n, rows, 1) and a row (n, 1, columns) whose product it is. Odd sides.
     """
 
     index: Int64[Tensor, " n"]
-    factors: tuple[Float[Tensor, "n _ _"], ...]
+    factors: tuple[Float[Tensor, "n *c _ _"], ...]
 
     @property
     def half_width(self) -> tuple[int, int]:
@@ -56,84 +62,176 @@ class Kernels:
 
 
 def convolve(
-    images: Shaped[Tensor, "b 3 h w"],
-    kernels: Float[Tensor, "b _ _"] | Kernels,
+    images: Shaped[Tensor, "b c h w"],
+    kernels: Float[Tensor, "b *c k l"] | Kernels,
     border: Border = "reflect",
-) -> Shaped[Tensor, "b 3 h w"]:
+) -> Shaped[Tensor, "b c h w"]:
     """Blur each image with its own kernel.
 
     Args:
-        images: uint8 (0..255) or float images, all channels of one are blurred alike.
-        kernels: One kernel an image: a tensor (b, k, k) with odd k, or what the families give.
+        images: uint8 (0..255) or float images of any range.
+        kernels: One kernel an image: a tensor (b, k, l) for all channels alike, or (b, c, k, l),
+            with odd k and l, no negative value and sum 1; or what the families give.
         border: What lies beyond the edge: the image mirrored without repeating its last row
             (SciPy's "mirror"), its last row repeated, or black.
 
     Returns:
-        The blurred images, same size, type and device.
+        The blurred images, same size, type and device. Gradients with respect to images and
+        kernels can be followed.
 
     Raises:
-        ValueError: The shapes do not fit each other, a side of a kernel is even, or the border
-            cannot be reflected because a kernel reaches further than the image.
+        ValueError: Shapes, types or devices do not fit each other, a kernel has an even side or is
+            no kernel of sum 1, or the border cannot be reflected because a kernel reaches further
+            than the image.
     """
     if isinstance(kernels, Tensor):
-        everything = torch.arange(len(kernels), device=images.device)
-        kernels = Kernels(len(kernels), (KernelGroup(everything, (kernels,)),))
+        kernels = _one_group(images, kernels)
     _check(images, kernels, border)
-    blurred = images.clone()
-    for group in kernels.groups:
-        for start in range(0, len(group.index), _CHUNK):
-            index = group.index[start : start + _CHUNK].to(images.device)
-            factors = [factor[start : start + _CHUNK] for factor in group.factors]
-            blurred[index] = _convolve_alike(images[index], factors, border)
+    with _exact(images.device):
+        if _differentiable(images, kernels):
+            blurred = images.clone()
+            for group in kernels.groups:
+                values = _grouped(images[group.index], group.factors, border)
+                blurred[group.index] = values.to(images.dtype)
+            return blurred
+        blurred = torch.empty_like(images)
+        sharp = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        for group in kernels.groups:
+            sharp[group.index] = False
+            if images.device.type == "cpu":
+                _convolve_on_cpu(images, group, border, blurred)
+            else:
+                _convolve_on_gpu(images, group, border, blurred)
+        blurred[sharp] = images[sharp]
     return blurred
 
 
-def _convolve_alike(images: Tensor, factors: Sequence[Tensor], border: Border) -> Tensor:
-    working_type = torch.promote_types(images.dtype, factors[0].dtype)
-    working = images.to(working_type)
-    # Mixed precision and TF32 keep 8 and 11 bits: too few to return to 8-bit images exactly.
-    with (
-        torch.autocast(images.device.type, enabled=False),
-        torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled,
-            benchmark=torch.backends.cudnn.benchmark,
-            deterministic=torch.backends.cudnn.deterministic,
-            allow_tf32=False,
-        ),
-    ):
-        for factor in factors:
-            working = _convolve_once(working, factor.to(working.device, working_type), border)
-    if images.is_floating_point():
-        return working.to(images.dtype)
-    # torch.round rounds half to even. Sums of unit kernels may leave 0..255 by rounding only.
-    return working.round().clamp(0, 255).to(images.dtype)
+def _convolve_on_cpu(images: Tensor, group: KernelGroup, border: Border, blurred: Tensor) -> None:
+    """Write the blurred images of a group to their places."""
+    workspace = Workspace()
+    for place, index in enumerate(group.index.tolist()):
+        path = path_of([factor[place] for factor in group.factors])
+        values = path(images[index], border, workspace)
+        if not blurred.is_floating_point():
+            # By way of 16 bits, which torch does three times faster.
+            values = values.round_().to(torch.int16)
+        blurred[index] = values
 
 
-def _convolve_once(images: Tensor, taps: Tensor, border: Border) -> Tensor:
-    b, c, h, w = images.shape
-    rows, columns = taps.shape[-2] // 2, taps.shape[-1] // 2
-    padded = F.pad(images, (columns, columns, rows, rows), mode=border)
-    # conv2d correlates; turning the kernel by half a turn makes it a convolution.
-    weight = taps.flip(-2, -1).repeat_interleave(c, dim=0)[:, None]
-    flat = padded.reshape(1, b * c, h + 2 * rows, w + 2 * columns)
-    return F.conv2d(flat, weight, groups=b * c).reshape(b, c, h, w)
+def _convolve_on_gpu(images: Tensor, group: KernelGroup, border: Border, blurred: Tensor) -> None:
+    """Write the blurred images of a group to their places."""
+    if fused.available(images):
+        chosen = images[group.index]
+        if len(group.factors) == 1:
+            blurred[group.index] = fused.convolve_dense(chosen, group.factors[0], border)
+        else:
+            column, row = group.factors
+            blurred[group.index] = fused.convolve_separable(
+                chosen, column[..., 0], row[..., 0, :], border
+            )
+        return
+    for start in range(0, len(group.index), _CHUNK):
+        index = group.index[start : start + _CHUNK]
+        factors = [factor[start : start + _CHUNK] for factor in group.factors]
+        values = _grouped(images[index], factors, border)
+        blurred[index] = _rounded(values, images.dtype)
+
+
+def _grouped(images: Tensor, factors: Sequence[Tensor], border: Border) -> Tensor:
+    """Convolve by one grouped convolution a factor: the plain way, which has gradients."""
+    values = images.to(torch.promote_types(images.dtype, factors[0].dtype))
+    for taps in factors:
+        b, c, h, w = values.shape
+        rows, columns = taps.shape[-2] // 2, taps.shape[-1] // 2
+        padded = F.pad(values, (columns, columns, rows, rows), mode=border)
+        # conv2d correlates; turning the kernel by half a turn makes it a convolution.
+        weight = taps.to(values.dtype).flip(-2, -1)
+        weight = weight[:, None].expand(b, c, *weight.shape[1:]) if weight.ndim == 3 else weight
+        weight = weight.reshape(b * c, 1, *taps.shape[-2:])
+        flat = padded.reshape(1, b * c, h + 2 * rows, w + 2 * columns)
+        values = F.conv2d(flat, weight, groups=b * c).reshape(b, c, h, w)
+    return values
+
+
+def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    # torch.round rounds half to even; kernels of sum 1 leave 0..255 by rounding errors only.
+    return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Switch off what keeps 8 or 11 bits of a number: too few to return to 8-bit images exactly.
+
+    That is mixed precision, TF32 on GPUs and bfloat16 products on CPUs.
+    """
+    cudnn, products = torch.backends.cudnn, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    allowed = products.fp32_precision
+    products.fp32_precision = "ieee"
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            cudnn.flags(
+                enabled=cudnn.enabled,
+                benchmark=cudnn.benchmark,
+                deterministic=cudnn.deterministic,
+                allow_tf32=False,
+            ),
+        ):
+            yield
+    finally:
+        products.fp32_precision = allowed
+
+
+def _differentiable(images: Tensor, kernels: Kernels) -> bool:
+    factors = (factor for group in kernels.groups for factor in group.factors)
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (images, *factors))
+
+
+def _one_group(images: Tensor, kernels: Tensor) -> Kernels:
+    """Take a tensor of kernels; what families give needs no such test of its values."""
+    shape = tuple(kernels.shape)
+    if kernels.ndim not in (3, 4):
+        raise ValueError(f"kernels: shape {shape} is not (b, k, l) or (b, c, k, l)")
+    if not kernels.is_floating_point():
+        raise ValueError(f"kernels: {kernels.dtype} of shape {shape} is no float type")
+    if kernels.device != images.device:
+        raise ValueError(
+            f"kernels: shape {shape} on {kernels.device}, images on {images.device}; "
+            "move one to the other"
+        )
+    sums = kernels.detach().sum(dim=(-2, -1))
+    if not bool((kernels >= 0).all()) or not bool(((sums - 1).abs() < _SUM_TOLERANCE).all()):
+        raise ValueError(
+            f"kernels: of shape {shape}, one has a negative value, NaN or a sum other than 1; "
+            "a blur spreads light and keeps it: divide by kernels.sum(dim=(-2, -1), keepdim=True)"
+        )
+    kernels = kernels.to(torch.promote_types(kernels.dtype, torch.float32))
+    everything = torch.arange(len(kernels), device=images.device)
+    return Kernels(len(kernels), (KernelGroup(everything, (kernels,)),))
 
 
 def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: shape {tuple(images.shape)} is not (b, 3, h, w)")
+    shape = tuple(images.shape)
+    if images.ndim != 4 or 0 in shape[1:]:
+        raise ValueError(f"images: shape {shape} is not (b, c, h, w) of 1 pixel and more")
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise ValueError(f"images: {images.dtype} is neither uint8 nor a float type")
+        raise ValueError(f"images: {images.dtype} of shape {shape} is neither uint8 nor float")
     if len(kernels) != len(images):
-        raise ValueError(f"kernels: {len(kernels)} for {len(images)} images; one each is needed")
+        raise ValueError(
+            f"kernels: {len(kernels)} for images of shape {shape}; {len(images)} are needed"
+        )
     for group in kernels.groups:
         for factor in group.factors:
-            if factor.ndim != 3 or any(side % 2 == 0 for side in factor.shape[1:]):
-                shape = tuple(factor.shape)
-                raise ValueError(f"kernels: shape {shape} is not (b, k, k) with odd k")
+            sides = tuple(factor.shape)
+            if any(side % 2 == 0 for side in sides[-2:]):
+                raise ValueError(f"kernels: shape {sides} has an even side; both must be odd")
+            if factor.ndim == 4 and sides[1] != shape[1]:
+                raise ValueError(
+                    f"kernels: shape {sides} is for {sides[1]} channels, images have {shape[1]}"
+                )
         reach = group.half_width
-        if border == "reflect" and (reach[0] >= images.shape[2] or reach[1] >= images.shape[3]):
+        if border == "reflect" and (reach[0] >= shape[2] or reach[1] >= shape[3]):
             raise ValueError(
                 f"kernels: they reach {max(reach)} px, which a reflected border of a "
-                f"{images.shape[2]}x{images.shape[3]} image cannot fill; use border='replicate'"
+                f"{shape[2]}x{shape[3]} image cannot fill; use border='replicate'"
             )

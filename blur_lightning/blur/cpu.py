@@ -1,0 +1,258 @@
+"""The fastest exact way on a CPU to blur one image, by what its kernel is.
+
+    kernel                                   path                  images a second
+    equal taps in unbroken rows or columns   sums of runs          D2 2570, D8 1130, H8 3800
+    a column times a row                     products with bands   G1 930, G2 770, G4 550, G8 350
+    few taps                                 shift and add         shake 400, 41 taps on a line 450
+    many taps, not too wide                  convolved strips      13x13 500, 17x17 380, 25x25 210
+    others                                   Fourier transform     120-160
+
+Measured on one core (AVX-512), one thread, uint8 images of 3x384x384 with border and rounding;
+`benchmarks/blur.py` repeats it. Slower were: shift and add for Gaussians (G1 720, G8 120), planes
+or strips instead of whole images for the sums, bands of other heights than 16, and a grouped
+convolution of several images at once, in six times the memory. A Fourier transform in float32
+takes half the time (340-420), but its rounding depends on all pixels of an image: so a window cut
+out of it would not be blurred to the same 8-bit values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blur_lightning.blur.border import Border, Workspace, pad
+from blur_lightning.blur.runs import Runs, plan_runs
+
+# Outputs that a product with a band makes at once: of 8, 12, 16, 20, 24, 32, 48 and 64 the fastest.
+_BAND = 16
+# Channels that fill the vectors of a convolution.
+_CHANNELS = 16
+# Milliseconds an image of 3x384x384, for the choice among what fits any kernel.
+_SHIFT_COST, _FOURIER_COST = 0.045, 7.0
+
+
+def _strips_cost(taps: int) -> float:
+    return 0.7 + 0.0065 * taps
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """A kernel that is a column times a row: a product with a band matrix along each axis.
+
+    A row of a band matrix holds the taps, one place further on than the row above; its product
+    with a stretch of 16 + 2 half width pixels makes 16 blurred ones.
+
+    Attributes:
+        column: Matrix (16, 16 + 2 half width) of the column; None where that is a single 1.
+        row: The same of the row.
+    """
+
+    column: Tensor | None
+    row: Tensor | None
+
+    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
+        """Blur (c, h, w); the result is float and lies in the workspace."""
+        c, h, w = image.shape
+        dtype = torch.promote_types(image.dtype, torch.float32)
+        rows, columns = (
+            0 if band is None else (band.shape[1] - _BAND) // 2 for band in (self.column, self.row)
+        )
+        # A row of every channel side by side: so the products are wide, and none copies pixels.
+        values = pad(image, rows, columns, border, dtype, workspace, rows_first=True)
+        values = values.transpose(0, 1).reshape(h + 2 * rows, c * (w + 2 * columns))
+        if self.column is not None:
+            blurred = workspace.take("columns", (h, c * (w + 2 * columns)), dtype)
+            _products(self.column.to(dtype), values, blurred)
+            values = blurred
+        values = values.view(h * c, w + 2 * columns)
+        if self.row is not None:
+            blurred = workspace.take("rows", (h * c, w), dtype)
+            _products(self.row.to(dtype), values.T, blurred.T)
+            values = blurred
+        return values.view(h, c, w).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """A kernel of few taps: the image is shifted to each, weighted and added.
+
+    Attributes:
+        half_width: Reach in (rows, columns).
+        taps: (row, column, value) of each tap of the kernel turned by half a turn.
+    """
+
+    half_width: tuple[int, int]
+    taps: tuple[tuple[int, int, float], ...]
+
+    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
+        """Blur (c, h, w); the result is float and lies in the workspace."""
+        _, h, w = image.shape
+        rows, columns = self.half_width
+        dtype = torch.promote_types(image.dtype, torch.float32)
+        padded = pad(image, rows, columns, border, dtype, workspace)
+        width = padded.shape[2]  # flat memory, as in `Runs`
+        valid = padded.numel() - 2 * rows * width - 2 * columns
+        blurred = workspace.take("blurred", tuple(padded.shape), dtype)
+        total = blurred.view(-1)[:valid].zero_()
+        for y, x, value in self.taps:
+            start = y * width + x
+            total.add_(padded.view(-1)[start : start + valid], alpha=value)
+        return blurred[:, :h, :w]
+
+
+@dataclass(frozen=True, eq=False)
+class Strips:
+    """A kernel of many taps: convolution in torch.
+
+    oneDNN convolves 16 channels side by side in a vector, and pads what has fewer. So an image is
+    cut into strips of rows, which become channels.
+
+    Attributes:
+        taps: (rows, columns) for all channels, or (c, rows, columns).
+    """
+
+    taps: Tensor
+
+    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
+        """Blur (c, h, w); the result is float and lies in the workspace."""
+        c, h, w = image.shape
+        rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
+        dtype = torch.promote_types(image.dtype, torch.float32)
+        padded = pad(image, rows, columns, border, dtype, workspace)
+        count = min(max(1, _CHANNELS // c), h)
+        height = -(-h // count)
+        # The last one overlaps the one before where the rows cannot be shared out evenly.
+        tops = [min(strip * height, h - height) for strip in range(count)]
+        shape = (c, count, height + 2 * rows, w + 2 * columns)
+        strips = workspace.take("strips", shape, dtype)
+        for strip, top in enumerate(tops):
+            strips[:, strip] = padded[:, top : top + height + 2 * rows]
+        # conv2d correlates; turning the kernel by half a turn makes it a convolution.
+        taps = self.taps.to(dtype).flip(-2, -1).expand(c, *self.taps.shape[-2:])
+        convolved = F.conv2d(
+            strips.view(1, c * count, *shape[2:]),
+            taps.repeat_interleave(count, dim=0)[:, None],
+            groups=c * count,
+        ).view(c, count, height, w)
+        blurred = workspace.take("blurred", (c, h, w), dtype)
+        for strip, top in enumerate(tops):
+            blurred[:, top : top + height] = convolved[:, strip]
+        return blurred
+
+
+@dataclass(frozen=True, eq=False)
+class Fourier:
+    """A kernel of many taps far apart: the product of two Fourier transforms.
+
+    Attributes:
+        taps: (rows, columns) for all channels, or (c, rows, columns).
+    """
+
+    taps: Tensor
+
+    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
+        """Blur (c, h, w); the result is float."""
+        _, h, w = image.shape
+        rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
+        padded = pad(image, rows, columns, border, torch.float64, workspace)
+        size = [_fast_length(side) for side in padded.shape[1:]]
+        spectrum = torch.fft.rfft2(padded, s=size)
+        spectrum *= torch.fft.rfft2(self.taps.double(), s=size)
+        blurred = torch.fft.irfft2(spectrum, s=size)
+        return blurred[:, 2 * rows : 2 * rows + h, 2 * columns : 2 * columns + w]
+
+
+Path = Runs | Bands | Shifts | Strips | Fourier
+
+
+def path_of(factors: Sequence[Tensor]) -> Path:
+    """Choose the path for the kernel of one image.
+
+    Args:
+        factors: As in `KernelGroup.factors`, without the first axis.
+    """
+    if factors[0].ndim == 3:  # each channel has a kernel of its own
+        kernel = factors[0].detach()
+        taps = kernel[0].numel()
+        return Strips(kernel) if _strips_cost(taps) < _FOURIER_COST else Fourier(kernel)
+    arrays = [factor.detach().numpy() for factor in factors]
+    shapes = tuple(array.shape for array in arrays)
+    return _path(tuple(array.tobytes() for array in arrays), shapes, arrays[0].dtype.str)
+
+
+# As many as the bank of camera shake that tests draw from, and some more.
+@lru_cache(maxsize=128)
+def _path(taps: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...], dtype: str) -> Path:
+    factors = [
+        np.frombuffer(data, dtype).reshape(shape) for data, shape in zip(taps, shapes, strict=True)
+    ]
+    if len(factors) == 2:
+        return Bands(_band(factors[0][:, 0]), _band(factors[1][0]))
+    kernel = _trimmed(factors[0])
+    if kernel.min(initial=np.inf, where=kernel > 0) == kernel.max():
+        plans = [plan_runs(kernel[::-1, ::-1] > 0, vertical) for vertical in (False, True)]
+        unbroken = [plan for plan in plans if plan is not None]
+        if unbroken:
+            return min(unbroken, key=lambda plan: len(plan.runs) + len(plan.chain))
+    column, row = kernel.sum(axis=1), kernel.sum(axis=0)
+    # Up to rounding the kernel is their product, if it is one at all.
+    if np.abs(np.outer(column, row) - kernel * kernel.sum()).sum() < 1e-6:
+        return Bands(_band(column), _band(row / row.sum()))
+    strips, fourier = _strips_cost(kernel.size), _FOURIER_COST
+    if _SHIFT_COST * np.count_nonzero(kernel) < min(strips, fourier):
+        turned = kernel[::-1, ::-1]
+        places = ((int(y), int(x), float(turned[y, x])) for y, x in np.argwhere(turned))
+        return Shifts((kernel.shape[0] // 2, kernel.shape[1] // 2), tuple(places))
+    copy = torch.from_numpy(kernel.copy())
+    return Strips(copy) if strips < fourier else Fourier(copy)
+
+
+def _trimmed(kernel: NDArray) -> NDArray:
+    """Cut off rows and columns that hold no tap, as many on one side as on the other."""
+    middle = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    reach = np.abs(np.argwhere(kernel > 0) - middle).max(axis=0)
+    return kernel[
+        middle[0] - reach[0] : middle[0] + reach[0] + 1,
+        middle[1] - reach[1] : middle[1] + reach[1] + 1,
+    ]
+
+
+def _band(taps: NDArray) -> Tensor | None:
+    if len(taps) == 1:
+        return None
+    band = np.zeros((_BAND, _BAND + len(taps) - 1), taps.dtype)
+    for line in range(_BAND):
+        band[line, line : line + len(taps)] = taps[::-1]
+    return torch.from_numpy(band)
+
+
+def _products(band: Tensor, values: Tensor, blurred: Tensor) -> None:
+    """Write (n, m) products of a band with values (n + 2 half width, m), 16 lines at a time."""
+    reach, lines = band.shape[1] - _BAND, len(blurred)
+    for start in range(0, lines, _BAND):
+        # The last 16 lines overlap those before: a product of another shape may round differently.
+        first = max(0, min(start, lines - _BAND))
+        count = min(_BAND, lines)
+        torch.mm(
+            band[:count, : count + reach],
+            values[first : first + count + reach],
+            out=blurred[first : first + count],
+        )
+
+
+def _fast_length(length: int) -> int:
+    """Find the next multiple of 4 without prime factors beyond 5, which FFTs are fast with."""
+    length = -(-length // 4) * 4
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 4

@@ -1,0 +1,32 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from blur_lightning.blur.border import Workspace, pad
+
+
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("border", ["reflect", "replicate", "constant"])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (2, 0), (0, 3), (4, 6)])
+def test_the_border_is_that_of_torch(border, rows, columns, rows_first):
+    image = torch.arange(3 * 5 * 7, dtype=torch.float32).view(3, 5, 7)
+    workspace = Workspace()
+    for _ in range(2):  # the second time in used memory
+        padded = pad(image, rows, columns, border, torch.float32, workspace, rows_first=rows_first)
+        wanted = F.pad(image[None], (columns, columns, rows, rows), mode=border)[0]
+        assert torch.equal(padded, wanted)
+        padded.fill_(-1)
+
+
+def test_a_replicated_border_may_be_wider_than_the_image():
+    image = torch.tensor([[[1, 2], [3, 4]]], dtype=torch.uint8)
+    padded = pad(image, 5, 0, "replicate", torch.int16, Workspace())
+    assert padded[0, :, 0].tolist() == [1] * 6 + [3] * 6
+
+
+def test_a_workspace_gives_the_same_memory_again():
+    workspace = Workspace()
+    first = workspace.take("sum", (4, 5), torch.int16)
+    assert workspace.take("sum", (2, 3), torch.int16).data_ptr() == first.data_ptr()
+    assert workspace.take("sum", (4, 5), torch.int32).data_ptr() != first.data_ptr()
+    assert workspace.take("other", (4, 5), torch.int16).data_ptr() != first.data_ptr()

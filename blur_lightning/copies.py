@@ -6,7 +6,6 @@ photographs and settings give the same bytes, whatever the number of workers.
 """
 
 import csv
-import hashlib
 import json
 import os
 import signal
@@ -15,13 +14,12 @@ import zlib
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
-from functools import lru_cache, partial
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -209,6 +207,7 @@ def _end_with_parent() -> None:
 
 def _copy(job: Job, *, mix: "BlurDistribution", settings: Settings, out: Path) -> Outcome:
     """Copy a photograph unless that is done; what is wrong with it is returned, not raised."""
+    from blur_lightning.blur.families import kernel_hash
     from blur_lightning.data.images import UnreadableImageError
 
     file, source = job
@@ -220,8 +219,8 @@ def _copy(job: Job, *, mix: "BlurDistribution", settings: Settings, out: Path) -
             size = done or _write(source, out / file, blur, settings)
     except UnreadableImageError as error:
         return str(error)
-    row = [file, source.as_posix(), _text(blur), blur.family, blur.parameter, blur.angle, blur.bank]
-    row += [*size, _kernel_hash(blur, settings["rim"]), *(settings[x] for x in COLUMNS[-4:])]
+    row = [file, source.as_posix(), str(blur), blur.family, blur.parameter, blur.angle, blur.bank]
+    row += [*size, kernel_hash(blur, rim=settings["rim"]), *(settings[x] for x in COLUMNS[-4:])]
     return row, done is None
 
 
@@ -260,31 +259,6 @@ def _write(source: Path, target: Path, blur: "Blur", settings: Settings) -> tupl
     with replacing(target) as temporary:
         copy.save(temporary, **options)
     return copy.size
-
-
-def _text(blur: "Blur") -> str:
-    """A blur in the grammar, its numbers with all their digits."""
-    from blur_lightning.blur.families import symbol
-
-    letter = symbol(blur.family)
-    if letter is None:
-        return blur.family
-    numbers = (blur.parameter, blur.angle) if letter == "M" else (blur.parameter,)
-    return letter + "@".join(np.format_float_positional(x, trim="-") for x in numbers)
-
-
-@lru_cache(maxsize=128)
-def _kernel_hash(blur: "Blur", rim: Rim) -> str:
-    """SHA-256 of the kernel's taps, row by row, as little-endian float32; sharp is a single 1."""
-    from scipy.signal import convolve2d
-
-    from blur_lightning.blur.families import make_kernels
-
-    taps = np.ones((1, 1), dtype=np.float32)
-    for group in make_kernels([blur], rim=rim).groups:
-        for factor in group.factors:
-            taps = convolve2d(taps, factor[0].numpy())
-    return hashlib.sha256(taps.astype("<f4").tobytes()).hexdigest()
 
 
 def _write_manifest(file: Path, rows: Sequence[Sequence[Any]], renewed: Container[str]) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from blur_lightning import copies
 from blur_lightning.blur import (
     BlurDistribution,
     box_kernel,
@@ -146,13 +145,6 @@ def test_the_hash_is_that_of_the_whole_kernel(blur, out, text):
         assert row["blur"] == text
         taps = TAPS[text]()[int(float(row["parameter"])) if text == "shake" else 0]
         assert row["kernel_hash"] == hashlib.sha256(taps.numpy().tobytes()).hexdigest()
-
-
-def test_a_drawn_blur_is_told_with_all_its_digits():
-    mix = BlurDistribution.parse("D0..0.0001+M3..9@0..180+H2..3")
-    for index in range(30):
-        drawn = mix.draw(seed=0, index=index)
-        assert BlurDistribution.parse(copies._text(drawn)).draw(seed=9, index=9) == drawn
 
 
 def test_workers_change_no_byte(blur, tmp_path):

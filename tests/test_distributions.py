@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from blur_lightning.blur import BlurDistribution, convolve, make_kernels
+from blur_lightning.blur import BlurDistribution, blur_images, make_kernels
 from blur_lightning.blur.families import Blur
 from blur_lightning.errors import InputError
 
@@ -19,6 +19,19 @@ GRAMMAR = [
     "D2..8",
     "G0..3",
     "M4..8@0..180",
+    "airy2",
+    "coma0.2",
+    "coma0..0.5@0..360",
+    "astigmatism0.3@45",
+    "trefoil0.1@10",
+    "defocus0.5",
+    "spherical0.2",
+    "defocus_blur-3",
+    "motion_blur-5",
+    "motion_blur-2@30",
+    "zoom_blur-1..5",
+    "glass_blur_legacy-4",
+    "0.5*motion_blur_legacy-1+0.5*coma0.1",
     "sharp+D2+D4",
     "0.2*sharp+0.8*shake",
 ]
@@ -47,6 +60,15 @@ def test_spellings_of_one_blur_have_one_name(text, canonical):
         ("M8", "'M8'", "degrees"),
         ("H8@30", "'H8@30'", "length"),
         ("d4", "'d4'", "is no blur"),
+        ("d4", "'d4'", "trefoil<waves>"),
+        ("defocus_blur", "'defocus_blur'", "severity of 1 to 5, e.g. defocus_blur-3"),
+        ("defocus_blur-0", "'defocus_blur-0'", "severity of 1 to 5"),
+        ("glass_blur_legacy-6", "", "severity of 1 to 5, e.g. glass_blur_legacy-3"),
+        ("zoom_blur-2.5", "'zoom_blur-2.5'", "severity of 1 to 5"),
+        ("zoom_blur-2@30", "'zoom_blur-2@30'", "no direction"),
+        ("coma", "'coma'", "number of waves of 0 or more, e.g. coma0.2"),
+        ("airy0", "'airy0'", "radius of 0.1 or more pixels"),
+        ("spherical0.1@3", "'spherical0.1@3'", "no direction; leave out the @, e.g. spherical0.2"),
         ("", "''", "is no blur"),
         ("sharp+", "''", "is no blur"),
         ("-0.2*sharp+D4", "'-0.2\\*sharp'", "negative"),
@@ -63,6 +85,19 @@ def test_what_is_no_blur_is_named_with_what_to_do(text, part, advice):
 def draws(text, count=4000, **key):
     blur = BlurDistribution.parse(text)
     return [blur.draw(seed=0, index=index, **key) for index in range(count)]
+
+
+def test_severities_are_drawn_as_whole_numbers_and_motion_at_its_angles():
+    drawn = draws("motion_blur-2..4", 600)
+    assert Counter(blur.parameter for blur in drawn).keys() == {2.0, 3.0, 4.0}
+    angles = torch.tensor([blur.angle for blur in drawn])
+    assert -45 <= angles.min() < -40 and 40 < angles.max() <= 45
+    assert {blur.angle for blur in draws("motion_blur-2@30", 5)} == {30.0}
+
+
+def test_glass_has_a_key_of_its_own_for_each_image():
+    assert len({blur.key for blur in draws("glass_blur-2", 50)}) == 50
+    assert {blur.key for blur in draws("zoom_blur-2", 50)} == {0}
 
 
 def test_mixes_are_drawn_by_their_weights():
@@ -107,11 +142,16 @@ def test_tests_and_training_draw_shake_from_different_banks():
 def test_no_kernel_reaches_further_than_announced(text):
     blur = BlurDistribution.parse(text)
     reach = blur.half_width
-    delta = torch.zeros(20, 3, 81, 81)
-    delta[..., 40, 40] = 1
-    blurred = convolve(delta, make_kernels([blur.draw(seed=0, index=i) for i in range(20)]))
-    inside = blurred[..., 40 - reach : 41 + reach, 40 - reach : 41 + reach]
-    torch.testing.assert_close(inside.sum((-2, -1)), torch.ones(20, 3))
+    delta = torch.zeros(20, 3, 121, 121)
+    delta[..., 60, 60] = 1
+    blurred = blur_images(delta, [blur.draw(seed=0, index=i) for i in range(20)])
+    inside = blurred[..., 60 - reach : 61 + reach, 60 - reach : 61 + reach].sum((-2, -1))
+    if "zoom" in text:  # enlarges the point, and draws on nothing beyond it
+        assert reach == 0
+    elif "legacy" in text:  # loses light, and glass carries some further
+        torch.testing.assert_close(inside, blurred.sum((-2, -1)), atol=0, rtol=0.01)
+    else:
+        torch.testing.assert_close(inside, torch.ones(20, 3))
 
 
 def test_conditions_know_their_family_and_parameter():

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from jaxtyping import Shaped
 from torch import Tensor
 
-from blur_lightning.blur.convolution import Border, convolve
-from blur_lightning.blur.families import Blur, make_kernels
+from blur_lightning.blur.border import Border
+from blur_lightning.blur.convolution import convolve
+from blur_lightning.blur.families import Blur, is_convolution, make_kernels
+from blur_lightning.blur.imagenet_c import corrupt
 from blur_lightning.blur.kernels import Rim
+from blur_lightning.blur.light import Light, to_linear, to_srgb
 
 
 def blur_images(
@@ -16,16 +19,39 @@ def blur_images(
     *,
     border: Border = "reflect",
     rim: Rim = "hard",
+    light: Light = "srgb",
 ) -> Shaped[Tensor, "b 3 h w"]:
     """Blur each image with its own blur.
 
     Args:
-        images: uint8 (0..255) or float images in [0, 1].
+        images: uint8 (0..255) or float images; in [0, 1] if `light` is "linear".
         blurs: One for each image, as `BlurDistribution.draw` gives them.
         border: What lies beyond the edge of an image; see `convolve`.
         rim: How shapes become pixels; see `kernels`.
+        light: Whether values are averaged as the file has them, which is what the papers do, or
+            the light that they stand for, which is what a camera does.
 
     Returns:
         The blurred images, same size, type and device.
+
+    Raises:
+        ValueError: As `convolve`; or a float value outside [0, 1] is to be light.
     """
-    return convolve(images, make_kernels(blurs, rim=rim, device=images.device), border=border)
+    values = images if light == "srgb" else to_linear(images)
+    others: dict[tuple[str, float], list[int]] = {}
+    for index, blur in enumerate(blurs):
+        if not is_convolution(blur.family):
+            others.setdefault((blur.family, blur.parameter), []).append(index)
+    alone = {index for indices in others.values() for index in indices}
+    kernels = [Blur("sharp") if index in alone else blur for index, blur in enumerate(blurs)]
+    blurred = convolve(values, make_kernels(kernels, rim=rim, device=images.device), border=border)
+    for (family, severity), indices in others.items():
+        blurred[indices] = corrupt(
+            values[indices],
+            family,
+            int(severity),
+            angles=[blurs[index].angle for index in indices],
+            keys=[blurs[index].key for index in indices],
+            border=border,
+        )
+    return blurred if light == "srgb" else to_srgb(blurred, images.dtype)

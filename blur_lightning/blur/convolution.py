@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-import blur_lightning.blur.fused as fused
+from blur_lightning.blur import fused
 from blur_lightning.blur.border import Border, Workspace
 from blur_lightning.blur.cpu import path_of
 

@@ -7,6 +7,12 @@ The grammar, the same in code, configs, records and reports:
     H8, V8, M8@30            box of length 8: horizontal, vertical, at 30 degrees counter-clockwise
     G4                       Gaussian of sigma 4
     shake                    a camera-shake kernel drawn from a bank
+    airy2                    a perfect lens whose Airy pattern has radius 2
+    coma0.2@30               a lens with 0.2 waves RMS of coma that points to 30 degrees; likewise
+                             defocus0.2, astigmatism0.2@30, trefoil0.2@30, spherical0.2
+    motion_blur-3            ImageNet-C's blur of severity 3; likewise defocus_blur-3, zoom_blur-3,
+                             glass_blur-3, gaussian_blur-3, and motion_blur_legacy-3 and so on:
+                             with the faults of the reference, to compare with published numbers
     D2..8, M4..8@0..180      each parameter drawn uniformly from its range
     sharp+D2+D4              an equal mix: each image gets one of them
     0.2*sharp+0.8*shake      a weighted mix
@@ -22,7 +28,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from blur_lightning.blur.families import FAMILIES, SHAKE_BANKS, Blur, half_width, shake_hash, symbol
+from blur_lightning.blur.families import (
+    FAMILIES,
+    SHAKE_BANKS,
+    Blur,
+    family_of,
+    half_width,
+    shake_hash,
+)
 from blur_lightning.errors import InputError
 
 
@@ -36,11 +49,14 @@ class Component:
     angles: tuple[float, float] = (0.0, 0.0)
 
     def __str__(self) -> str:
-        letter = symbol(self.family)
-        if letter is None:
+        family = family_of(self.family)
+        if family is None:
             return self.family
-        text = letter + _range_text(self.low, self.high)
-        return f"{text}@{_range_text(*self.angles)}" if letter == "M" else text
+        text = family.symbol + _range_text(self.low, self.high)
+        written = family.angles is not None and (
+            family.angle_needed or self.angles != family.angles
+        )
+        return f"{text}@{_range_text(*self.angles)}" if written else text
 
     @property
     def half_width(self) -> int:
@@ -51,12 +67,16 @@ class Component:
         """Draw every parameter from its range, a shake kernel from its bank."""
         if self.family == "shake":
             return Blur("shake", float(generator.integers(SHAKE_BANKS[bank][0])), bank=bank)
+        key = int(generator.integers(2**63)) if self.family.startswith("glass") else 0
+        family = family_of(self.family)
         if self.low == self.high and self.angles[0] == self.angles[1]:
-            return Blur(self.family, self.low, self.angles[0])
+            return Blur(self.family, self.low, self.angles[0], key=key)
         parameter, angle = generator.uniform(
             (self.low, self.angles[0]), (self.high, self.angles[1])
         )
-        return Blur(self.family, float(parameter), float(angle))
+        if family and family.whole:
+            parameter = generator.integers(int(self.low), int(self.high), endpoint=True)
+        return Blur(self.family, float(parameter), float(angle), key=key)
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,7 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _RANGE = rf"{_NUMBER}(?:\.\.{_NUMBER})?"
 _PART = re.compile(
     rf"(?:(?P<weight>-?\d+(?:\.\d+)?)\*)?"
-    rf"(?:(?P<word>sharp|shake)|(?P<letter>[A-Z]){_RANGE}(?:@{_RANGE})?)"
+    rf"(?:(?P<word>sharp|shake)|(?P<symbol>[A-Za-z_]+-?){_RANGE}(?:@{_RANGE})?)"
 )
 
 
@@ -143,27 +163,44 @@ def _range_text(low: float, high: float) -> str:
 
 def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
     match = _PART.fullmatch(part)
-    family = match and FAMILIES.get(match["letter"] or "")
-    if not match or not (match["word"] or family) or bool(match[6]) != (match["letter"] == "M"):
-        raise InputError(f"blur '{text}': {_advice(part)}")
-    weight = None if match["weight"] is None else float(match["weight"])
+    weight = float(match["weight"]) if match and match["weight"] else None
     if weight is not None and weight < 0:
         raise InputError(f"blur '{text}': the weight of '{part}' is negative; use 0 or more")
-    if match["word"]:
+    if match and match["word"]:
         return weight, Component(match["word"])
-    assert family  # one of the two, by the pattern
-    low, angle_low = float(match[4]), float(match[6] or 0)
-    high, angle_high = float(match[5] or low), float(match[7] or angle_low)
-    if high < low or angle_high < angle_low:
+    family = FAMILIES.get(match["symbol"]) if match else None
+    if not match or not family:
+        raise InputError(f"blur '{text}': {_advice(part)}")
+    low = float(match[4])
+    high = float(match[5] or low)
+    angles = family.angles or (0.0, 0.0)
+    if match[6]:
+        angles = (float(match[6]), float(match[7] or match[6]))
+    fits = family.bounds[0] <= min(low, high) and max(low, high) <= family.bounds[1]
+    fits &= not family.whole or (low.is_integer() and high.is_integer())
+    fits &= family.angles is not None if match[6] else not family.angle_needed
+    if not fits:
+        raise InputError(f"blur '{text}': {_advice(part)}")
+    if high < low or angles[1] < angles[0]:
         raise InputError(f"blur '{text}': '{part}' runs from high to low; write the low end first")
-    return weight, Component(family.name, low, high, (angle_low, angle_high))
+    return weight, Component(family.name, low, high, angles)
 
 
 def _advice(part: str) -> str:
-    family = FAMILIES.get(part[:1])
-    if family is None:
-        known = ", ".join(f"{f.symbol}<{f.parameter}>" for f in FAMILIES.values())
+    fitting = [f for f in FAMILIES.values() if part.startswith(f.symbol.rstrip("-"))]
+    if not fitting:
+        known = ", ".join(
+            f"{f.symbol}<{f.parameter}>" for f in FAMILIES.values() if "legacy" not in f.symbol
+        )
         return f"'{part}' is no blur; use sharp, shake, {known}, or a mix like sharp+D2+D4"
-    example = f"{family.symbol}4@30" if family.symbol == "M" else f"{family.symbol}4"
-    angle = ", then @ and degrees" if family.symbol == "M" else ""
-    return f"'{part}' needs a {family.parameter} of 0 or more pixels{angle}, e.g. {example}"
+    family = max(fitting, key=lambda f: len(f.symbol))
+    low, high = family.bounds
+    least = f"of {low:g} to {high:g}" if family.whole else f"of {low:g} or more"
+    unit = "" if family.parameter in ("severity", "waves") else " pixels"
+    noun = "number of waves" if family.parameter == "waves" else family.parameter
+    example = f"{family.symbol}{3 if family.whole else 0.2 if noun != family.parameter else 4}"
+    if family.angle_needed:
+        return f"'{part}' needs a {noun} {least}{unit}, then @ and degrees, e.g. {example}@30"
+    if "@" in part and family.angles is None:
+        return f"'{part}' has a {noun} and no direction; leave out the @, e.g. {example}"
+    return f"'{part}' needs a {noun} {least}{unit}, e.g. {example}"

@@ -1,11 +1,21 @@
 """Families of blurs: one table of how each is written, how far it reaches and how it is made."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import inf
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from blur_lightning.blur import imagenet_c
+from blur_lightning.blur.aberrations import (
+    ABERRATIONS,
+    aberration_half_width,
+    aberration_kernel,
+)
 from blur_lightning.blur.convolution import KernelGroup, Kernels
 from blur_lightning.blur.kernels import (
     Rim,
@@ -18,6 +28,7 @@ from blur_lightning.blur.kernels import (
     gaussian_taps,
     shake_bank,
 )
+from blur_lightning.errors import InputError
 
 # (kernels, seed) of the two banks: the paper's 100 to test with, a separate 10,000 to train with.
 SHAKE_BANKS = {"test": (100, 0), "training": (10_000, 1)}
@@ -29,15 +40,29 @@ class Blur:
 
     Attributes:
         family: Name of its family, as in the records.
-        parameter: Radius, length or sigma in pixels; for shake the kernel's place in its bank.
-        angle: Direction of a line in degrees, for motion only.
+        parameter: Radius, length or sigma in pixels, waves, or severity; see `FAMILIES`. For shake
+            the kernel's place in its bank.
+        angle: Direction in degrees, counter-clockwise from horizontal, where there is one.
         bank: Which bank of `SHAKE_BANKS` a shake kernel is from.
+        key: What glass blur draws its shuffle from.
     """
 
     family: str
     parameter: float = 0.0
     angle: float = 0.0
     bank: str = ""
+    key: int = 0
+
+    def __str__(self) -> str:
+        """In the grammar, with all digits."""
+        family = _BY_NAME.get(self.family)
+        if family is None:
+            return self.family
+        numbers = (self.parameter,) if family.angles is None else (self.parameter, self.angle)
+        return family.symbol + "@".join(np.format_float_positional(x, trim="-") for x in numbers)
+
+
+Factors = Callable[[Tensor, Tensor, int, Rim], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,17 +71,27 @@ class Family:
 
     Attributes:
         name: The word in records and reports.
-        symbol: The letter in the grammar.
-        parameter: What the number behind the letter is.
-        half_width: Parameter -> pixels that the kernel reaches to each side.
-        factors: (parameters, angles, half width, rim) -> kernels, as `KernelGroup.factors`.
+        symbol: What stands before the number in the grammar.
+        parameter: What the number is.
+        half_width: Parameter -> pixels that the blur reaches to each side.
+        factors: (parameters, angles, half width, rim) -> kernels, as `KernelGroup.factors`; None
+            where the blur is no convolution.
+        bounds: Least and largest parameter.
+        whole: Whether the parameter is a whole number.
+        angles: Range of degrees that a direction is drawn from unless one is written; None where
+            the shape has none.
+        angle_needed: Whether a direction must be written.
     """
 
     name: str
     symbol: str
     parameter: str
     half_width: Callable[[float], int]
-    factors: Callable[[Tensor, Tensor, int, Rim], tuple[Tensor, ...]]
+    factors: Factors | None
+    bounds: tuple[float, float] = (0.0, inf)
+    whole: bool = False
+    angles: tuple[float, float] | None = None
+    angle_needed: bool = False
 
 
 def _disk(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
@@ -82,18 +117,84 @@ def _gaussian(sigma: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[
     return (taps[:, :, None], taps[:, None, :])
 
 
-FAMILIES = {
-    family.symbol: family
-    for family in (
-        Family("disk", "D", "radius", disk_half_width, _disk),
-        Family("horizontal", "H", "length", box_half_width, _horizontal),
-        Family("vertical", "V", "length", box_half_width, _vertical),
-        Family("motion", "M", "length", box_half_width, _motion),
-        Family("gaussian", "G", "sigma", gaussian_half_width, _gaussian),
-    )
-}
+def _airy(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    return (aberration_kernel({}, airy_radius=radius, half_width=half_width),)
+
+
+def _aberration(
+    waves: Tensor, angle: Tensor, half_width: int, rim: Rim, *, name: str
+) -> tuple[Tensor, ...]:
+    return (aberration_kernel({name: waves}, angle, half_width=half_width),)
+
+
+def _defocus_blur(severity: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    return (torch.stack([imagenet_c.defocus_kernel(int(step)) for step in severity]),)
+
+
+def _gaussian_blur(
+    severity: Tensor, angle: Tensor, half_width: int, rim: Rim
+) -> tuple[Tensor, ...]:
+    sigma = severity.new_tensor([imagenet_c.GAUSSIAN[int(step) - 1] for step in severity])
+    return _gaussian(sigma, angle, half_width, rim)
+
+
+def _motion_blur(severity: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
+    pairs = zip(severity.tolist(), angle.tolist(), strict=True)
+    return (torch.stack([imagenet_c.motion_kernel(int(step), turn) for step, turn in pairs]),)
+
+
+def _of_imagenet_c() -> list[Family]:
+    kernels: dict[str, Factors | None] = {
+        "defocus_blur": _defocus_blur,
+        "motion_blur": _motion_blur,
+        "zoom_blur": None,
+        "glass_blur": None,
+        "gaussian_blur": _gaussian_blur,
+    }
+    return [
+        Family(
+            name + ending,
+            f"{name}{ending}-",
+            "severity",
+            lambda severity, name=name: imagenet_c.half_width(name, int(severity)),  # type: ignore[misc]
+            None if ending else factors,
+            bounds=(1.0, 5.0),
+            whole=True,
+            angles=imagenet_c.MOTION_ANGLES if name == "motion_blur" else None,
+        )
+        for ending in ("", "_legacy")
+        for name, factors in kernels.items()
+    ]
+
+
+_SHAPES = [
+    Family("disk", "D", "radius", disk_half_width, _disk),
+    Family("horizontal", "H", "length", box_half_width, _horizontal),
+    Family("vertical", "V", "length", box_half_width, _vertical),
+    Family("motion", "M", "length", box_half_width, _motion, angles=(0.0, 0.0), angle_needed=True),
+    Family("gaussian", "G", "sigma", gaussian_half_width, _gaussian),
+    # A lens: the parameter is the Airy radius, and that is 1 pixel for the aberrations.
+    Family("airy", "airy", "radius", partial(aberration_half_width, {}), _airy, bounds=(0.1, inf)),
+    *(
+        Family(
+            name,
+            name,
+            "waves",
+            lambda waves, name=name: aberration_half_width({name: waves}),  # type: ignore[misc]
+            partial(_aberration, name=name),
+            angles=None if frequency == 0 else (0.0, 0.0),
+        )
+        for name, (_, frequency) in ABERRATIONS.items()
+    ),
+]
+FAMILIES = {family.symbol: family for family in (*_SHAPES, *_of_imagenet_c())}
 _BY_NAME = {family.name: family for family in FAMILIES.values()}
 _SHAKE_HALF_WIDTH = 8
+
+
+def family_of(name: str) -> Family | None:
+    """Look up a family by its name in records; None for sharp and shake, which are words alone."""
+    return _BY_NAME.get(name)
 
 
 def half_width(family: str, parameter: float) -> int:
@@ -103,14 +204,29 @@ def half_width(family: str, parameter: float) -> int:
     return _SHAKE_HALF_WIDTH if family == "shake" else 0
 
 
-def symbol(family: str) -> str | None:
-    """The letter of a family in the grammar; None for sharp and shake, which are words."""
-    return _BY_NAME[family].symbol if family in _BY_NAME else None
+def is_convolution(family: str) -> bool:
+    """Whether a family, by its name, has kernels."""
+    return family not in _BY_NAME or _BY_NAME[family].factors is not None
 
 
 def shake_hash(bank: str) -> str:
     """SHA-256 of one of `SHAKE_BANKS`."""
     return bank_hash(_bank(bank))
+
+
+@lru_cache(maxsize=128)
+def kernel_hash(blur: Blur, *, rim: Rim = "hard") -> str:
+    """SHA-256 of a kernel's taps, channel by channel and row by row, as little-endian float32.
+
+    Sharp is a single 1; what is no convolution has no kernel: "".
+    """
+    if not is_convolution(blur.family):
+        return ""
+    taps = torch.ones(1, 1)
+    for group in make_kernels([blur], rim=rim).groups:
+        factors = [factor[0] for factor in group.factors]
+        taps = factors[0] * factors[1] if len(factors) == 2 else factors[0]
+    return hashlib.sha256(taps.numpy().astype("<f4").tobytes()).hexdigest()
 
 
 def make_kernels(
@@ -122,9 +238,14 @@ def make_kernels(
         blurs: One for each image.
         rim: How shapes become pixels; see `kernels`.
         device: Where the images are.
+
+    Raises:
+        InputError: A blur is no convolution; `blur_images` takes those too.
     """
     alike: dict[tuple[str, int], list[int]] = {}
     for index, blur in enumerate(blurs):
+        if not is_convolution(blur.family):
+            raise InputError(f"{blur}: is no convolution and has no kernel; use blur_images")
         if blur.family != "sharp":
             reach = half_width(blur.family, blur.parameter)
             alike.setdefault((blur.family, reach), []).append(index)
@@ -147,7 +268,9 @@ def _factors(family: str, blurs: list[Blur], reach: int, rim: Rim) -> tuple[Tens
     # float32 whatever the default type is: half precision cannot tell 8-bit values apart.
     parameters = torch.tensor([blur.parameter for blur in blurs], dtype=torch.float32)
     angles = torch.tensor([blur.angle for blur in blurs], dtype=torch.float32)
-    return _BY_NAME[family].factors(parameters, angles, reach, rim)
+    make = _BY_NAME[family].factors
+    assert make  # is_convolution
+    return make(parameters, angles, reach, rim)
 
 
 def _bank(name: str) -> Tensor:

@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from blur_lightning.blur import BlurDistribution, blur_images, convolve, make_kernels
+from blur_lightning.blur.imagenet_c import corrupt
+
+
+def test_a_batch_may_mix_all_kinds_of_blurs():
+    generator = torch.Generator().manual_seed(0)
+    names = ["D2", "zoom_blur-3", "sharp", "glass_blur-2", "coma0.05@30", "motion_blur_legacy-1"]
+    blurs = [BlurDistribution.parse(name).draw(seed=0, index=i) for i, name in enumerate(names)]
+    images = torch.randint(0, 256, (6, 3, 61, 53), dtype=torch.uint8, generator=generator)
+    together = blur_images(images, blurs)
+    for image, blur, result in zip(images, blurs, together, strict=True):
+        assert torch.equal(blur_images(image[None], [blur])[0], result)
+    assert torch.equal(together[0], convolve(images[:1], make_kernels(blurs[:1]))[0])
+    zoomed = corrupt(images[1:2], "zoom_blur", 3, angles=[0.0], keys=[0], border="reflect")
+    assert torch.equal(together[1], zoomed[0])
+    assert torch.equal(together[2], images[2])
+
+
+@pytest.mark.parametrize("light", ["srgb", "linear"])
+@pytest.mark.parametrize("name", ["D3", "zoom_blur-2", "glass_blur-1", "gaussian_blur_legacy-2"])
+def test_even_images_stay_as_they_are(name, light):
+    images = torch.full((2, 3, 40, 37), 143, dtype=torch.uint8)
+    blurs = [BlurDistribution.parse(name).draw(seed=0, index=i) for i in range(2)]
+    result = blur_images(images, blurs, light=light).int()
+    # The reference cuts decimals off.
+    assert (result - 143).abs().max() <= ("legacy" in name)
+
+
+def test_nothing_to_blur_is_no_error():
+    nothing = torch.zeros(0, 3, 5, 5, dtype=torch.uint8)
+    assert blur_images(nothing, [], light="linear").shape == (0, 3, 5, 5)

@@ -32,11 +32,14 @@ MEASURES = {
     "entropy": Measure("entropy", unit="nats"),
     "cross_entropy": Measure("cross-entropy", unit="nats", best=min),
 }
+# Name and unit of the number behind a symbol; all others count waves.
 AXES = {
-    "D": "disk radius (px)",
-    "H": "horizontal box length (px)",
-    "V": "vertical box length (px)",
-    "G": "Gaussian sigma (px)",
+    "D": ("disk radius", "px"),
+    "H": ("horizontal box length", "px"),
+    "V": ("vertical box length", "px"),
+    "M": ("box length", "px"),
+    "G": ("Gaussian sigma", "px"),
+    "airy": ("Airy radius", "px"),
 }
 # Okabe and Ito's colours, told apart with any colour vision; the marks differ as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -167,9 +170,14 @@ def styles_of(sections: list[Section]) -> dict[Line, Style]:
 def _axis(condition: str) -> str:
     """The axis that a condition lies on: its name without the parameter."""
     stem = re.sub(r"\d+(\.\d+)?", "", condition, count=1)
-    if stem.startswith("M@"):
-        return f"box length at {stem[2:]}° (px)"
-    return f"{stem[:-1]} severity" if stem.endswith("-") else AXES.get(stem, stem)
+    match = re.fullmatch(r"(\w+-?)(?:@([^%]+))?(?:%(.+))?", stem)
+    symbol, angle, share = match.groups() if match else (stem, None, None)
+    direction = f" at {angle}°" if angle else ""
+    part = f" on {share} %" if share else ""
+    if symbol.endswith("-"):
+        return f"{symbol[:-1]} severity{direction}{part}"
+    name, unit = AXES.get(symbol, (symbol, "waves"))
+    return f"{name}{direction}{part} ({unit})"
 
 
 def _panels(section: Section, metric: str) -> list[Panel]:

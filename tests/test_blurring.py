@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,3 +34,18 @@ def test_even_images_stay_as_they_are(name, light):
 def test_nothing_to_blur_is_no_error():
     nothing = torch.zeros(0, 3, 5, 5, dtype=torch.uint8)
     assert blur_images(nothing, [], light="linear").shape == (0, 3, 5, 5)
+
+
+@pytest.mark.parametrize("name", ["D4%50", "glass_blur-3%50", "shake%50"])
+def test_a_share_of_an_image_is_blurred_in_squares(name):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 256, 192), dtype=torch.uint8, generator=generator)
+    blurs = [BlurDistribution.parse(name).draw(seed=0, index=i) for i in range(4)]
+    whole = blur_images(images, [replace(blur, share=100.0) for blur in blurs])
+    result = blur_images(images, blurs)
+    blurred = (result == whole).all(dim=1)
+    assert (blurred | (result == images).all(dim=1)).all()
+    squares = blurred.unfold(1, 32, 32).unfold(2, 32, 32).flatten(3).float().mean(dim=3)
+    assert ((squares == 1) | (squares < 0.2)).all()
+    assert 0.35 < (squares == 1).float().mean() < 0.65
+    assert not torch.equal(squares[0], squares[1])

@@ -32,6 +32,9 @@ GRAMMAR = [
     "zoom_blur-1..5",
     "glass_blur_legacy-4",
     "0.5*motion_blur_legacy-1+0.5*coma0.1",
+    "D8%50",
+    "M4..8@0..180%10..90",
+    "0.5*shake%30+0.5*glass_blur-2%50",
     "sharp+D2+D4",
     "0.2*sharp+0.8*shake",
 ]
@@ -66,6 +69,10 @@ def test_spellings_of_one_blur_have_one_name(text, canonical):
         ("glass_blur_legacy-6", "", "severity of 1 to 5, e.g. glass_blur_legacy-3"),
         ("zoom_blur-2.5", "'zoom_blur-2.5'", "severity of 1 to 5"),
         ("zoom_blur-2@30", "'zoom_blur-2@30'", "no direction"),
+        ("D8%", "'D8%'", "radius"),
+        ("D8%101", "'D8%101'", "share of 0 to 100"),
+        ("D8%50..20", "'D8%50..20'", "from high to low"),
+        ("sharp%50", "'sharp%50'", "needs a share"),
         ("coma", "'coma'", "number of waves of 0 or more, e.g. coma0.2"),
         ("airy0", "'airy0'", "radius of 0.1 or more pixels"),
         ("spherical0.1@3", "'spherical0.1@3'", "no direction; leave out the @, e.g. spherical0.2"),
@@ -93,6 +100,13 @@ def test_severities_are_drawn_as_whole_numbers_and_motion_at_its_angles():
     angles = torch.tensor([blur.angle for blur in drawn])
     assert -45 <= angles.min() < -40 and 40 < angles.max() <= 45
     assert {blur.angle for blur in draws("motion_blur-2@30", 5)} == {30.0}
+
+
+def test_a_share_is_drawn_with_squares_of_its_own():
+    drawn = draws("D4%20..60", 200)
+    assert 20 <= min(blur.share for blur in drawn) < 25 and 55 < max(b.share for b in drawn) <= 60
+    assert len({blur.key for blur in drawn}) == 200
+    assert BlurDistribution.parse("D4%50").family == "disk%50"
 
 
 def test_glass_has_a_key_of_its_own_for_each_image():
@@ -148,6 +162,8 @@ def test_no_kernel_reaches_further_than_announced(text):
     inside = blurred[..., 60 - reach : 61 + reach, 60 - reach : 61 + reach].sum((-2, -1))
     if "zoom" in text:  # enlarges the point, and draws on nothing beyond it
         assert reach == 0
+    elif "%" in text:  # leaves light where it was, or takes it from others
+        torch.testing.assert_close(inside, blurred.sum((-2, -1)))
     elif "legacy" in text:  # loses light, and glass carries some further
         torch.testing.assert_close(inside, blurred.sum((-2, -1)), atol=0, rtol=0.01)
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from blur_lightning.blur.families import Blur, is_convolution, make_kernels
 from blur_lightning.blur.imagenet_c import corrupt
 from blur_lightning.blur.kernels import Rim
 from blur_lightning.blur.light import Light, to_linear, to_srgb
+from blur_lightning.blur.regions import random_regions
 
 
 def blur_images(
@@ -54,4 +56,12 @@ def blur_images(
             keys=[blurs[index].key for index in indices],
             border=border,
         )
-    return blurred if light == "srgb" else to_srgb(blurred, images.dtype)
+    if light == "linear":
+        blurred = to_srgb(blurred, images.dtype)
+    parts = [index for index, blur in enumerate(blurs) if blur.share < 100]
+    if parts:
+        keys, shares = ([getattr(blurs[i], name) for i in parts] for name in ("key", "share"))
+        size = (images.shape[-2], images.shape[-1])
+        mask = random_regions(keys, share=[s / 100 for s in shares], size=size)
+        blurred[parts] = torch.where(mask[:, None].to(images.device), blurred[parts], images[parts])
+    return blurred

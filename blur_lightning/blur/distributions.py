@@ -14,6 +14,7 @@ The grammar, the same in code, configs, records and reports:
                              glass_blur-3, gaussian_blur-3, and motion_blur_legacy-3 and so on:
                              with the faults of the reference, to compare with published numbers
     D2..8, M4..8@0..180      each parameter drawn uniformly from its range
+    D8%50, shake%10..90      squares of 32 pixels are blurred, that percentage of them
     sharp+D2+D4              an equal mix: each image gets one of them
     0.2*sharp+0.8*shake      a weighted mix
 
@@ -24,7 +25,7 @@ processes do not change it.
 
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -47,16 +48,20 @@ class Component:
     low: float = 0.0
     high: float = 0.0
     angles: tuple[float, float] = (0.0, 0.0)
+    shares: tuple[float, float] = (100.0, 100.0)
 
     def __str__(self) -> str:
-        family = family_of(self.family)
-        if family is None:
-            return self.family
-        text = family.symbol + _range_text(self.low, self.high)
-        written = family.angles is not None and (
-            family.angle_needed or self.angles != family.angles
-        )
-        return f"{text}@{_range_text(*self.angles)}" if written else text
+        family, text = family_of(self.family), self.family
+        if family is not None:
+            text = family.symbol + _range_text(self.low, self.high)
+            if family.angles is not None and (family.angle_needed or self.angles != family.angles):
+                text += f"@{_range_text(*self.angles)}"
+        return text + self.share_text
+
+    @property
+    def share_text(self) -> str:
+        """How much of an image is blurred, in the grammar; "" is all of it."""
+        return "" if self.shares == (100.0, 100.0) else f"%{_range_text(*self.shares)}"
 
     @property
     def half_width(self) -> int:
@@ -65,6 +70,13 @@ class Component:
 
     def draw(self, generator: np.random.Generator, bank: str) -> Blur:
         """Draw every parameter from its range, a shake kernel from its bank."""
+        blur = self._draw_shape(generator, bank)
+        if self.shares == (100.0, 100.0):
+            return blur
+        share, key = float(generator.uniform(*self.shares)), int(generator.integers(2**63))
+        return replace(blur, share=share, key=key)
+
+    def _draw_shape(self, generator: np.random.Generator, bank: str) -> Blur:
         if self.family == "shake":
             return Blur("shake", float(generator.integers(SHAKE_BANKS[bank][0])), bank=bank)
         key = int(generator.integers(2**63)) if self.family.startswith("glass") else 0
@@ -117,9 +129,9 @@ class BlurDistribution:
 
     @property
     def family(self) -> str:
-        """The one family, or "mix"."""
-        names = {component.family for component in self.components}
-        return names.pop() if len(self.components) == 1 else "mix"
+        """The one family with its share, or "mix"."""
+        first = self.components[0]
+        return first.family + first.share_text if len(self.components) == 1 else "mix"
 
     @property
     def parameter(self) -> float | None:
@@ -153,7 +165,7 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _RANGE = rf"{_NUMBER}(?:\.\.{_NUMBER})?"
 _PART = re.compile(
     rf"(?:(?P<weight>-?\d+(?:\.\d+)?)\*)?"
-    rf"(?:(?P<word>sharp|shake)|(?P<symbol>[A-Za-z_]+-?){_RANGE}(?:@{_RANGE})?)"
+    rf"(?:(?P<word>sharp|shake)|(?P<symbol>[A-Za-z_]+-?){_RANGE}(?:@{_RANGE})?)(?:%{_RANGE})?"
 )
 
 
@@ -166,8 +178,13 @@ def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
     weight = float(match["weight"]) if match and match["weight"] else None
     if weight is not None and weight < 0:
         raise InputError(f"blur '{text}': the weight of '{part}' is negative; use 0 or more")
+    shares = (100.0, 100.0)
+    if match and match[8]:
+        shares = (float(match[8]), float(match[9] or match[8]))
+        if max(shares) > 100 or match["word"] == "sharp":
+            raise InputError(f"blur '{text}': '{part}' needs a share of 0 to 100, e.g. D8%50")
     if match and match["word"]:
-        return weight, Component(match["word"])
+        return weight, Component(match["word"], shares=shares)
     family = FAMILIES.get(match["symbol"]) if match else None
     if not match or not family:
         raise InputError(f"blur '{text}': {_advice(part)}")
@@ -181,9 +198,9 @@ def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
     fits &= family.angles is not None if match[6] else not family.angle_needed
     if not fits:
         raise InputError(f"blur '{text}': {_advice(part)}")
-    if high < low or angles[1] < angles[0]:
+    if high < low or angles[1] < angles[0] or shares[1] < shares[0]:
         raise InputError(f"blur '{text}': '{part}' runs from high to low; write the low end first")
-    return weight, Component(family.name, low, high, angles)
+    return weight, Component(family.name, low, high, angles, shares)
 
 
 def _advice(part: str) -> str:

@@ -44,7 +44,8 @@ class Blur:
             the kernel's place in its bank.
         angle: Direction in degrees, counter-clockwise from horizontal, where there is one.
         bank: Which bank of `SHAKE_BANKS` a shake kernel is from.
-        key: What glass blur draws its shuffle from.
+        key: What glass blur draws its shuffle from, and a share its squares.
+        share: Percent of the image that is blurred: squares of 32 pixels; see `random_regions`.
     """
 
     family: str
@@ -52,14 +53,19 @@ class Blur:
     angle: float = 0.0
     bank: str = ""
     key: int = 0
+    share: float = 100.0
 
     def __str__(self) -> str:
         """In the grammar, with all digits."""
-        family = _BY_NAME.get(self.family)
-        if family is None:
-            return self.family
-        numbers = (self.parameter,) if family.angles is None else (self.parameter, self.angle)
-        return family.symbol + "@".join(np.format_float_positional(x, trim="-") for x in numbers)
+        family, text = _BY_NAME.get(self.family), self.family
+        if family is not None:
+            text = family.symbol + _digits(self.parameter)
+            text += "" if family.angles is None else f"@{_digits(self.angle)}"
+        return text if self.share == 100 else f"{text}%{_digits(self.share)}"
+
+
+def _digits(number: float) -> str:
+    return np.format_float_positional(number, trim="-")
 
 
 Factors = Callable[[Tensor, Tensor, int, Rim], tuple[Tensor, ...]]

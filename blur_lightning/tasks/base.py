@@ -245,6 +245,7 @@ def _columns(
         "family": np.array([blur.family for blur in blurs], dtype=object),
         "parameter": np.array([blur.parameter for blur in blurs]),
         "angle": np.array([blur.angle for blur in blurs]),
+        "share": np.array([blur.share for blur in blurs]),
     }
     if "label" in batch:
         columns["label"] = batch["label"].cpu().numpy()

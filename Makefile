@@ -11,14 +11,14 @@ SCENES := OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/demo_scenes.yaml
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: help install demo test test-all check format figures
+.PHONY: help install demo test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,demo,dev]'
 	@touch $@
 
 install: $(VENV)/installed  ## make .venv with everything that the other targets need
@@ -46,6 +46,12 @@ format: install  ## format the code and mend what the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-figures: install  ## renew the results that README.md shows, from the runs of `make demo`
+bench: install  ## measure speed and memory beside other packages (3 min)
+	$(VENV)/bin/python benchmarks/blur.py
+	$(VENV)/bin/python benchmarks/feed.py
+
+figures: install  ## renew the results that README.md shows, from `make demo` and `make bench`
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
 	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done
+	cp benchmarks/results/blur.json docs/speed_blur.json
+	cp benchmarks/results/feed.json docs/speed_feed.json

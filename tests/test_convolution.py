@@ -234,3 +234,35 @@ def test_the_gpu_agrees_with_the_cpu():
     batch = images(len(blurs), size=(400, 400)).float() / 255
     on_gpu = convolve(batch.cuda(), make_kernels(blurs, device=torch.device("cuda"))).cpu()
     assert (on_gpu - convolve(batch, make_kernels(blurs))).abs().max() * 255 < 1e-3
+
+
+def test_reduced_precision_of_a_run_does_not_reach_the_blur(monkeypatch):
+    batch, kernels = images(len(BLURS)), make_kernels(BLURS)
+    plain = convolve(batch, kernels)
+    products = torch.backends.mkldnn.matmul
+    seen, product, before = set(), torch.mm, products.fp32_precision
+
+    def noting(*operands, **options):
+        seen.add(products.fp32_precision)
+        return product(*operands, **options)
+
+    monkeypatch.setattr(torch, "mm", noting)
+    products.fp32_precision = "bf16"
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(convolve(batch, kernels), plain)
+            followed = convolve((batch / 255).requires_grad_(), kernels)
+        assert seen == {"ieee"}
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
+    assert followed.dtype == torch.float32
+    assert (followed.detach() * 255 - convolve(batch / 255, kernels) * 255).abs().max() < 1e-3
+
+
+def test_the_result_does_not_depend_on_what_is_blurred_beside_it():
+    batch, kernels = images(len(BLURS)), make_kernels(BLURS)
+    together = convolve(batch.float() / 255, kernels)
+    for index, blur in enumerate(BLURS):
+        alone = convolve(batch[index : index + 1].float() / 255, make_kernels([blur]))
+        assert torch.equal(alone[0], together[index]), blur

@@ -4,7 +4,7 @@ import scipy.ndimage
 import torch
 
 from blur_lightning.blur import convolve, disk_kernel, gaussian_taps, shake_bank
-from blur_lightning.blur.cpu import Bands, Fourier, Shifts, Strips, path_of
+from blur_lightning.blur.cpu import Bands, Fourier, Shifts, Strips, _fast_length, path_of
 from blur_lightning.blur.runs import Runs
 
 GENERATOR = np.random.default_rng(0)
@@ -32,6 +32,7 @@ KERNELS = {
     "one tap": (flat("...", ".x.", "..."), Runs),
     "one tap off the middle": (flat("...", "..x", "..."), Runs),
     "disk": (disk(4), Runs),
+    "disk of the highest 16 bits": (disk(8), Runs),
     "disk of more than 16 bits": (disk(10), Runs),
     "wide disk": (disk(17), Runs),
     "row": (flat(".......", "xxxxxx.", "......."), Runs),
@@ -42,6 +43,12 @@ KERNELS = {
     "ring": (flat("xxx", "x.x", "xxx"), Shifts),
     "gaussian": (torch.outer(gaussian(1.3), gaussian(1.3)), Bands),
     "wide gaussian": (torch.outer(gaussian(8), gaussian(8)), Bands),
+    "lopsided product": (torch.outer(noise(1, 7)[0], noise(1, 5)[0]), Bands),
+    "product of sum not quite 1": (1.0005 * torch.outer(noise(1, 3)[0], noise(1, 5)[0]), Bands),
+    "almost a product": (
+        0.999 * torch.outer(gaussian(1), gaussian(1)) + 0.001 * noise(9, 9),
+        Strips,
+    ),
     "row of unequal taps": (gaussian(2)[None], Bands),
     "column of unequal taps": (gaussian(2)[:, None], Bands),
     "disk by area": (disk(3.3, rim="area"), Strips),
@@ -107,6 +114,10 @@ def test_long_sums_take_few_additions():
     assert isinstance(plan, Runs)
     assert (len(plan.runs), len(plan.chain)) == (17, 8)
     assert len(path_of((flat("x" * 8 + "."),)).chain) == 3
+
+
+def test_fourier_transforms_have_lengths_that_are_fast():
+    assert [_fast_length(length) for length in (1, 400, 401, 433)] == [4, 400, 432, 480]
 
 
 def test_white_stays_white_and_black_stays_black():

@@ -94,28 +94,30 @@ def convolve(
                 values = _grouped(images[group.index], group.factors, border)
                 blurred[group.index] = values.to(images.dtype)
             return blurred
-        blurred = torch.empty_like(images)
-        sharp = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        if images.device.type == "cpu":
+            return _convolve_on_cpu(images, kernels, border)
+        # A copy costs a GPU less than to find out which images stay as they are.
+        blurred = images.clone()
         for group in kernels.groups:
-            sharp[group.index] = False
-            if images.device.type == "cpu":
-                _convolve_on_cpu(images, group, border, blurred)
-            else:
-                _convolve_on_gpu(images, group, border, blurred)
-        blurred[sharp] = images[sharp]
+            _convolve_on_gpu(images, group, border, blurred)
     return blurred
 
 
-def _convolve_on_cpu(images: Tensor, group: KernelGroup, border: Border, blurred: Tensor) -> None:
-    """Write the blurred images of a group to their places."""
-    workspace = Workspace()
-    for place, index in enumerate(group.index.tolist()):
-        path = path_of([factor[place] for factor in group.factors])
-        values = path(images[index], border, workspace)
-        if not blurred.is_floating_point():
-            # By way of 16 bits, which torch does three times faster.
-            values = values.round_().to(torch.int16)
-        blurred[index] = values
+def _convolve_on_cpu(images: Tensor, kernels: Kernels, border: Border) -> Tensor:
+    blurred, workspace = torch.empty_like(images), Workspace()
+    sharp = set(range(len(images)))
+    for group in kernels.groups:
+        for place, index in enumerate(group.index.tolist()):
+            path = path_of([factor[place] for factor in group.factors])
+            values = path(images[index], border, workspace)
+            if not images.is_floating_point():
+                # By way of 16 bits, which torch does three times faster.
+                values = values.round_().to(torch.int16)
+            blurred[index] = values
+            sharp.discard(index)
+    for index in sharp:
+        blurred[index] = images[index]
+    return blurred
 
 
 def _convolve_on_gpu(images: Tensor, group: KernelGroup, border: Border, blurred: Tensor) -> None:

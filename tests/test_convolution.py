@@ -9,9 +9,11 @@ from blur_lightning.blur import (
     box_kernel,
     convolve,
     disk_kernel,
+    fused,
     gaussian_taps,
     make_kernels,
 )
+from blur_lightning.blur.convolution import _convolve_on_gpu
 from blur_lightning.blur.families import Blur
 
 MODES = {"reflect": "mirror", "replicate": "nearest", "constant": "constant"}
@@ -266,3 +268,25 @@ def test_the_result_does_not_depend_on_what_is_blurred_beside_it():
     for index, blur in enumerate(BLURS):
         alone = convolve(batch[index : index + 1].float() / 255, make_kernels([blur]))
         assert torch.equal(alone[0], together[index]), blur
+
+
+@pytest.mark.parametrize("fusing", [False, True])
+def test_what_a_gpu_runs_gives_the_same(fusing, monkeypatch):
+    """On the CPU: the grouped convolution, and what the fused kernel is handed."""
+
+    def dense_oracle(chosen, taps, border):
+        return convolve(chosen, taps, border)
+
+    def separable_oracle(chosen, column, row, border):
+        return convolve(chosen, column[:, :, None] * row[:, None, :], border)
+
+    monkeypatch.setattr(fused, "available", lambda images: fusing)
+    monkeypatch.setattr(fused, "convolve_dense", dense_oracle)
+    monkeypatch.setattr(fused, "convolve_separable", separable_oracle)
+    batch, kernels = images(len(BLURS)), make_kernels(BLURS)
+    blurred = batch.clone()
+    for group in kernels.groups:
+        _convolve_on_gpu(batch, group, "replicate", blurred)
+    wanted = convolve(batch, kernels, border="replicate")
+    assert (blurred.int() - wanted.int()).abs().max() <= 1
+    assert (blurred != wanted).float().mean() < 1e-3

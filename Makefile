@@ -53,5 +53,6 @@ bench: install  ## measure speed and memory beside other packages (3 min)
 figures: install  ## renew the results that README.md shows, from `make demo` and `make bench`
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
 	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done
+	$(VENV)/bin/python docs/gallery.py
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json

@@ -1,12 +1,16 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from blur_lightning.blur import BlurDistribution, Capture, convolve, make_kernels
+from blur_lightning.blur import BlurDistribution, Capture, blur_images, convolve, make_kernels
 from blur_lightning.blur.capture import cut_window, normalize
 from blur_lightning.blur.families import Blur
+from blur_lightning.data.photos import PhotosDataModule
+from blur_lightning.errors import InputError
 
 
 def picture(height=60, width=80, seed=0):
@@ -66,12 +70,113 @@ def test_the_resize_is_that_of_the_whole_image(scale, interpolation, apron):
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("canonical", "scale", "crop"), [(384, 256, 224), (384, 512, 224), (384, 300, 3), (50, 47, 41)]
+)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_resize_is_that_of_torch(canonical, scale, crop, interpolation):
+    """Noise shows every weight, and overshoots 0..255."""
+    capture = Capture(canonical=canonical, scale=scale, crop=crop, interpolation=interpolation)
+    side = capture.window_side
+    noise = torch.randint(0, 2, (2, 3, side, side), generator=torch.Generator().manual_seed(0))
+    window = (255 * noise).to(torch.uint8)
+    resized = F.interpolate(
+        window.float(), scale_factor=scale / canonical, mode=interpolation, antialias=True
+    )
+    start = capture._apron
+    expected = resized[..., start : start + crop, start : start + crop].clamp(0, 255) / 255
+    ours = capture(window, [Blur("sharp")] * 2)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    assert ours.is_contiguous()
+
+
+def test_the_resize_is_exact_under_mixed_precision_and_after_inference_mode():
+    capture = Capture(canonical=60, scale=41, crop=30)
+    window, blurs = windows(capture, picture(), 2), [Blur("disk", 2.0)]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        mixed = capture(window, blurs)
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, capture(window, blurs))
+
+
 def test_the_margin_is_not_seen():
     capture, image = Capture(canonical=60, scale=60, crop=32), picture()
     blurs = [Blur("disk", 3.0)]
     tight = capture(windows(capture, image, 3), blurs)
     assert torch.equal(tight, capture(windows(capture, image, 9), blurs))
     assert not torch.equal(tight, capture(windows(capture, image, 2), blurs))
+
+
+@pytest.mark.parametrize("text", ["sharp", "D4", "V4", "G2", "M8@30", "shake"])
+@pytest.mark.parametrize("light", ["srgb", "linear"])
+def test_a_wider_blur_beside_it_changes_no_image(text, light):
+    capture = Capture(canonical=60, scale=40, crop=24, light=light)
+    window = windows(capture, picture(), 16)
+    blur = BlurDistribution.parse(text).draw(seed=0, index=0)
+    both = capture(window.expand(2, -1, -1, -1), [blur, Blur("gaussian", 4.0)])
+    assert torch.equal(both[:1], capture(window, [blur]))
+
+
+def test_light_is_averaged_where_asked():
+    capture, blurs = Capture(canonical=60, scale=60, crop=40, light="linear"), [Blur("disk", 4.0)]
+    image = picture()
+    whole = blur_images(tensor(image), blurs, light="linear")[..., 10:50, 20:60].float() / 255
+    values = capture(windows(capture, image, 4), blurs)
+    assert torch.equal(values, whole)
+    # The mean of squares is more than the square of the mean.
+    assert values.mean() > Capture(60, 60, 40)(windows(capture, image, 4), blurs).mean()
+
+
+@pytest.mark.parametrize("margin", [0, 9])
+@pytest.mark.parametrize("text", ["sharp", "D4", "G2", "shake"])
+@pytest.mark.parametrize("border", ["reflect", "replicate", "constant"])
+def test_crop_first_blurs_the_crop_with_a_border_of_its_own(margin, text, border):
+    capture = Capture(60, 60, 40, border=border, order="crop_first", light="linear")
+    assert capture.margin(16) == 0
+    image = picture()
+    blurs = [BlurDistribution.parse(text).draw(seed=0, index=0)]
+    crop = tensor(image[10:50, 20:60])
+    expected = blur_images(crop, blurs, border=border, light="linear").float() / 255
+    assert torch.equal(capture(windows(capture, image, margin), blurs), expected)
+
+
+@pytest.mark.parametrize(
+    ("order", "text", "message"),
+    [("crop_first", "G8", "data.capture.crop 32"), ("blur_first", "G15", "data.capture.canonical")],
+)
+def test_a_blur_wider_than_what_it_blurs_is_refused(order, text, message):
+    data = PhotosDataModule("photos", capture=Capture(60, 60, 32, order=order))
+    data.check_reach(BlurDistribution.parse("G4"))
+    with pytest.raises(InputError, match=message):
+        data.check_reach(BlurDistribution.parse(text))
+
+
+def test_each_blurred_crop_is_stored_as_jpeg():
+    capture = Capture(60, 60, 40, order="crop_first", jpeg_quality=85)
+    images, blurs = [picture(), picture(seed=1)], [Blur("disk", 2.0), Blur("sharp")]
+    values = capture(torch.cat([windows(capture, image, 0) for image in images]), blurs)
+    for image, blur, value in zip(images, blurs, values, strict=True):
+        blurred = blur_images(tensor(image[10:50, 20:60]), [blur])[0].permute(1, 2, 0).numpy()
+        file = io.BytesIO()
+        Image.fromarray(blurred).save(file, "jpeg", quality=85)
+        stored = tensor(np.asarray(Image.open(file)))[0]
+        assert torch.equal(value, stored.float() / 255)
+        assert 0 < (value - tensor(blurred)[0] / 255).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"order": "crop_first"}, "capture.order: crop_first blurs at the network's scale, 256"),
+        ({"jpeg_quality": 85}, "capture.jpeg_quality: set capture.order crop_first too"),
+        ({"jpeg_quality": 0}, "capture.jpeg_quality: 0 is not 1 to 100"),
+        ({"crop": 300}, "capture.crop: 300 pixels do not fit"),
+        ({"scale": 0}, "capture.scale: 0 is not 1 pixel"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        Capture(**settings)
 
 
 def test_blurred_values_have_eight_bits():
@@ -95,3 +200,22 @@ def test_normalize_undoes_mean_and_standard_deviation():
     white = torch.randn(2, 3, 5, 5, generator=generator)
     images = white * std.view(3, 1, 1) + mean.view(3, 1, 1)
     torch.testing.assert_close(normalize(images, mean=mean.tolist(), std=std.tolist()), white)
+    before = images.clone()
+    new = normalize(images, mean=mean.tolist(), std=std.tolist())
+    assert torch.equal(images, before)
+    assert normalize(images, mean=mean.tolist(), std=std.tolist(), inplace=True) is images
+    assert torch.equal(images, new)
+
+
+@pytest.mark.parametrize("text", ["glass_blur-2", "zoom_blur-2", "glass_blur_legacy-1", "D4%50"])
+def test_what_is_no_convolution_depends_on_neither_margin_nor_batch(text):
+    capture, image = Capture(canonical=60, scale=60, crop=48), picture()
+    mix = BlurDistribution.parse(text)
+    blur, wide = mix.draw(seed=0, index=0), Blur("gaussian", 3.0)
+    narrow = windows(capture, image, mix.half_width)
+    wider = windows(capture, image, 25)
+    alone = capture(narrow, [blur])
+    assert torch.equal(capture(wider, [blur]), alone)
+    beside = capture(wider.repeat(3, 1, 1, 1), [wide, blur, Blur("zoom_blur", 1.0)])
+    assert torch.equal(beside[1], alone[0])
+    assert torch.equal(beside[0], capture(windows(capture, image, 12), [wide])[0])

@@ -87,7 +87,7 @@ def convolve(
     if isinstance(kernels, Tensor):
         kernels = _one_group(images, kernels)
     _check(images, kernels, border)
-    with _exact(images.device):
+    with exact_float32(images.device):
         if _differentiable(images, kernels):
             blurred = images.clone()
             for group in kernels.groups:
@@ -161,7 +161,7 @@ def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
+def exact_float32(device: torch.device) -> Iterator[None]:
     """Switch off what keeps 8 or 11 bits of a number: too few to return to 8-bit images exactly.
 
     That is mixed precision, TF32 on GPUs and bfloat16 products on CPUs.

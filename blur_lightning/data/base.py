@@ -123,7 +123,8 @@ class BlurDataModule(LightningDataModule, ABC):
         """Turn the sharp windows of a batch into the network's input, each with its own blur."""
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         images = self.capture(batch["image"], blurs)
-        return normalize(images, mean=module.mean, std=module.std).to(module.dtype)
+        images = normalize(images, mean=module.mean, std=module.std, inplace=True)
+        return images.to(module.dtype)
 
     def draw(self, condition: BlurDistribution, batch: dict[str, Any]) -> list[Blur]:
         """Draw the blurs of a test condition: functions of (seed, condition, index) alone."""
@@ -141,10 +142,12 @@ class BlurDataModule(LightningDataModule, ABC):
 
     def check_reach(self, blur: BlurDistribution) -> None:
         """Refuse a blur that is wider than an image: InputError."""
-        if blur.half_width >= self.capture.canonical:
+        name = "crop" if self.capture.order == "crop_first" else "canonical"
+        side = getattr(self.capture, name)
+        if blur.half_width >= side:
             raise InputError(
                 f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
-                f"an image of data.capture.canonical {self.capture.canonical}; use a smaller one"
+                f"an image of data.capture.{name} {side}; use a smaller one"
             )
 
     def _margin(self) -> int:
@@ -159,7 +162,7 @@ class BlurDataModule(LightningDataModule, ABC):
         dataset = WindowDataset(
             source,
             self.capture,
-            margin=margin,
+            margin=self.capture.margin(margin),
             seed=self.seed,
             jitter=self.jitter if training else None,
             flip=self.flip,

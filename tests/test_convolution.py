@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import kornia
 import numpy as np
 import pytest
@@ -147,6 +149,12 @@ def test_gradients_reach_what_a_kernel_is_made_from(family):
     assert torch.autograd.grad(blurred(value).square().sum(), value)[0].abs() > 1e-3
 
 
+def test_eight_bit_images_are_rounded_also_where_a_kernel_wants_gradients():
+    taps = normalized(torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0)))
+    wanted = convolve(images(3), taps)
+    assert torch.equal(convolve(images(3), taps.clone().requires_grad_()), wanted)
+
+
 def test_gradients_and_plain_results_are_one():
     batch = images(len(BLURS)).float() / 255
     followed = convolve(batch.clone().requires_grad_(), make_kernels(BLURS))
@@ -168,6 +176,7 @@ UNIT[:, 1, 1] = 1
         (torch.zeros(2, 3, 8, 0), UNIT, r"images: shape \(2, 3, 8, 0\) is not"),
         (torch.zeros(2, 3, 8, 8).long(), UNIT, "images: torch.int64 of shape"),
         (torch.zeros(3, 3, 8, 8), UNIT, r"kernels: 2 for images of shape \(3, 3, 8, 8\); 3 are"),
+        (np.zeros((2, 3, 8, 8)), UNIT, "images: ndarray is no tensor"),
         (torch.zeros(2, 3, 8, 8), UNIT[0], r"kernels: shape \(3, 3\) is not"),
         (torch.zeros(2, 3, 8, 8), UNIT.byte(), "kernels: torch.uint8 of shape"),
         (torch.zeros(2, 3, 8, 8), UNIT.to("meta"), "kernels: shape .* on meta, images on cpu"),
@@ -290,3 +299,28 @@ def test_what_a_gpu_runs_gives_the_same(fusing, monkeypatch):
     wanted = convolve(batch, kernels, border="replicate")
     assert (blurred.int() - wanted.int()).abs().max() <= 1
     assert (blurred != wanted).float().mean() < 1e-3
+
+
+def test_an_inherited_precision_is_inherited_again():
+    onednn = torch.backends.mkldnn
+    before = onednn.fp32_precision
+    onednn.fp32_precision = "bf16"
+    try:
+        convolve(images(len(BLURS)), make_kernels(BLURS))
+        onednn.fp32_precision = "ieee"
+        assert onednn.matmul.fp32_precision == "ieee"
+    finally:
+        onednn.fp32_precision = before
+
+
+def test_threads_leave_the_precision_as_it_was():
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            work = [threads.submit(convolve, images(10), make_kernels(BLURS)) for _ in range(24)]
+            assert len({hash(job.result().numpy().tobytes()) for job in work}) == 1
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before

@@ -29,6 +29,10 @@ GRAMMAR = [
     "defocus_blur-3",
     "motion_blur-5",
     "motion_blur-2@30",
+    "motion_blur-2@-30..10",
+    "M8@-30",
+    "D0.12345678",
+    "0.00001*sharp+M8@0.00001",
     "zoom_blur-1..5",
     "glass_blur_legacy-4",
     "0.5*motion_blur_legacy-1+0.5*coma0.1",
@@ -47,7 +51,13 @@ def test_the_grammar_prints_what_it_parsed(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "canonical"), [("D4.0", "D4"), (" sharp + D2 ", "sharp+D2"), ("0.50*D2", "0.5*D2")]
+    ("text", "canonical"),
+    [
+        ("D4.0", "D4"),
+        ("D1000000.0", "D1000000"),
+        (" sharp + D2 ", "sharp+D2"),
+        ("0.50*D2", "0.5*D2"),
+    ],
 )
 def test_spellings_of_one_blur_have_one_name(text, canonical):
     assert BlurDistribution.parse(text) == BlurDistribution.parse(canonical)
@@ -70,6 +80,8 @@ def test_spellings_of_one_blur_have_one_name(text, canonical):
         ("zoom_blur-2.5", "'zoom_blur-2.5'", "severity of 1 to 5"),
         ("zoom_blur-2@30", "'zoom_blur-2@30'", "no direction"),
         ("D8%", "'D8%'", "radius"),
+        ("shake%90..10", "'shake%90..10'", "from high to low"),
+        (f"{'9' * 400}*sharp+D4", "", "weights sum to inf"),
         ("D8%101", "'D8%101'", "share of 0 to 100"),
         ("D8%50..20", "'D8%50..20'", "from high to low"),
         ("sharp%50", "'sharp%50'", "needs a share"),

@@ -1,9 +1,10 @@
 import hashlib
+import math
 
 import pytest
 import torch
 
-from blur_lightning.blur import BlurDistribution, make_kernels
+from blur_lightning.blur import BlurDistribution, blur_images, make_kernels
 from blur_lightning.blur.convolution import convolve
 from blur_lightning.blur.families import (
     FAMILIES,
@@ -45,8 +46,10 @@ def test_every_kernel_has_sum_one_and_is_centred(blur, rim):
 
 
 def test_a_drawn_blur_is_told_with_all_its_digits():
-    mix = BlurDistribution.parse("D0..0.0001+M3..9@0..180+H2..3+coma0..1@0..9+zoom_blur-1..5")
-    for index in range(30):
+    mix = BlurDistribution.parse(
+        "D0..0.0001+M3..9@0..180+H2..3+coma0..1@0..9+zoom_blur-1..5+motion_blur-1..5"
+    )
+    for index in range(60):
         drawn = mix.draw(seed=0, index=index)
         assert BlurDistribution.parse(str(drawn)).draw(seed=9, index=9) == drawn
     assert str(Blur("sharp")) == "sharp"
@@ -79,3 +82,55 @@ def test_families_are_found_by_name():
     found = family_of("defocus_blur")
     assert found is not None and found.symbol == "defocus_blur-"
     assert family_of("sharp") is None
+
+
+@pytest.mark.parametrize(
+    ("blur", "what"),
+    [
+        (Blur("diskk", 3.0), r"family='diskk'.*no such family; known: sharp, shake, disk"),
+        (Blur("disk", -3.0), "needs a radius of 0 or more"),
+        (Blur("gaussian", math.nan), "needs a sigma of 0 or more"),
+        (Blur("motion", 3.0, math.inf), "needs a length"),
+        (Blur("defocus_blur", 6.0), "needs a severity of 1 or more as a whole number"),
+        (Blur("zoom_blur", 1.5), "as a whole number"),
+        (Blur("shake", 1.0), r"no kernel of that number in a bank; banks: test \(100\)"),
+        (Blur("shake", 100.0, bank="test"), "no kernel of that number"),
+        (Blur("disk", 3.0, share=150.0), "share of 0 to 100"),
+    ],
+)
+def test_a_blur_that_no_draw_could_give_is_refused(blur, what):
+    with pytest.raises(InputError, match=what):
+        blur_images(torch.zeros(1, 3, 50, 50), [blur])
+    with pytest.raises(InputError, match=what):
+        make_kernels([blur])
+
+
+def test_no_kernel_depends_on_those_beside_it():
+    blurs = [Blur("airy", 2.01), Blur("airy", 2.04), Blur("coma", 0.1), Blur("coma", 0.102, 20.0)]
+    for group in make_kernels(blurs).groups:
+        for place, index in enumerate(group.index.tolist()):
+            (alone,) = make_kernels([blurs[index]]).groups
+            assert torch.equal(alone.factors[0][0], group.factors[0][place])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_kernels_do_not_depend_on_the_default_type(dtype):
+    blurs = [blur for blur in BLURS if blur.parameter in (2.0, 2.5, 0.31)]
+    wanted = [kernel_hash(blur) for blur in blurs]
+    kernel_hash.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        assert [kernel_hash(blur) for blur in blurs] == wanted
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_option_that_is_none_is_named():
+    # Without the runtime type checks of the tests, as users call it.
+    image, blurs = torch.zeros(1, 3, 9, 9), [Blur("disk", 2.0)]
+    with pytest.raises(ValueError, match="rim: 'soft' is none of hard, area"):
+        make_kernels.__wrapped__(blurs, rim="soft")
+    with pytest.raises(ValueError, match="light: 'sRGB' is none of srgb, linear"):
+        blur_images.__wrapped__(image, blurs, light="sRGB")
+    with pytest.raises(ValueError, match="border: 'mirror' is none of reflect, replicate"):
+        convolve.__wrapped__(image, make_kernels(blurs), "mirror")

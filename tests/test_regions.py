@@ -10,7 +10,7 @@ def test_patterns_are_drawn_by_key_share_and_middle():
     assert mask.shape == (3, 37, 31)
     assert torch.equal(mask[1], mask[2])
     assert not torch.equal(mask[0], mask[1])
-    wider = random_regions(keys, share=torch.full((3,), 0.5), size=(37 + 14, 31 + 14), cell=4)
+    wider = random_regions(keys, share=[0.5] * 3, size=(37 + 14, 31 + 14), cell=4)
     assert torch.equal(wider[:, 7:-7, 7:-7], mask)
     assert not random_regions([1], share=[0.0], size=(37, 31)).any()
     assert random_regions([1], share=[1.0], size=(37, 31)).all()

@@ -206,7 +206,7 @@ def replaced(value):
         (lambda i, m: blur_by_radius(i, replaced(math.inf)), "radius: .* infinite"),
         (lambda i, m: blur_by_radius(i, -m), "radius: .* negative"),
         (lambda i, m: blur_by_radius(i, m, spacing=0.0), "spacing: 0.0 px"),
-        (lambda i, m: blur_by_radius(i, 40 * m), "kernels: they reach 40 px"),
+        (lambda i, m: blur_by_radius(i, 40 * m), "radius: up to 40 px, which"),
         (lambda i, m: blur_by_depth(i, m[0], LENS), r"depth: shape \(37, 31\) is not"),
         (lambda i, m: blur_by_depth(i, 0 * m, LENS), r"depth: of shape .* not above 0 m or is NaN"),
         (lambda i, m: blur_by_depth(i, replaced(math.nan), LENS), "depth: .* is NaN"),

@@ -6,7 +6,8 @@ from blur_lightning.blur.capture import Capture
 from blur_lightning.blur.convolution import Kernels, convolve
 from blur_lightning.blur.distributions import BlurDistribution
 from blur_lightning.blur.families import Blur, make_kernels
-from blur_lightning.blur.kernels import box_kernel, disk_kernel, gaussian_taps, shake_bank
+from blur_lightning.blur.kernels import box_kernel, disk_kernel, gaussian_taps
+from blur_lightning.blur.shake import shake_bank
 from blur_lightning.blur.varying import ThinLens, blur_by_depth, blur_by_radius, blur_regions
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Images x drawn blurs -> blurred images: what data modules and the command line call."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from jaxtyping import Shaped
@@ -8,11 +9,12 @@ from torch import Tensor
 
 from blur_lightning.blur.border import Border
 from blur_lightning.blur.convolution import convolve
-from blur_lightning.blur.families import Blur, is_convolution, make_kernels
+from blur_lightning.blur.families import Blur, check_blurs, half_width, is_convolution, make_kernels
 from blur_lightning.blur.imagenet_c import corrupt
 from blur_lightning.blur.kernels import Rim
 from blur_lightning.blur.light import Light, to_linear, to_srgb
 from blur_lightning.blur.regions import random_regions
+from blur_lightning.errors import InputError
 
 
 def blur_images(
@@ -37,8 +39,18 @@ def blur_images(
         The blurred images, same size, type and device.
 
     Raises:
-        ValueError: As `convolve`; or a float value outside [0, 1] is to be light.
+        ValueError: As `convolve`; a blur is none that can be drawn; or a float value outside
+            [0, 1] is to be light.
     """
+    check_blurs(blurs)
+    if light not in get_args(Light):
+        raise InputError(f"light: '{light}' is none of {', '.join(get_args(Light))}")
+    reach = max((half_width(blur.family, blur.parameter) for blur in blurs), default=0)
+    if border == "reflect" and reach >= min(images.shape[-2:]):  # before kernels are made
+        raise ValueError(
+            f"blurs: they reach {reach} px, which a reflected border of images of shape "
+            f"{tuple(images.shape)} cannot fill; use border='replicate'"
+        )
     values = images if light == "srgb" else to_linear(images)
     others: dict[tuple[str, float], list[int]] = {}
     for index, blur in enumerate(blurs):

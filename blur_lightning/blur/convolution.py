@@ -11,6 +11,8 @@ grouped convolution, which is also what the others are tested against.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +86,14 @@ def convolve(
             no kernel of sum 1, or the border cannot be reflected because a kernel reaches further
             than the image.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"images: {type(images).__name__} is no tensor; torch.from_numpy makes one"
+        )
+    if border not in get_args(Border):
+        raise ValueError(f"border: '{border}' is none of {', '.join(get_args(Border))}")
     if isinstance(kernels, Tensor):
+        _check_device(kernels, images)
         kernels = _one_group(images, kernels)
     _check(images, kernels, border)
     with exact_float32(images.device):
@@ -166,27 +175,54 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
     That is mixed precision, TF32 on GPUs and bfloat16 products on CPUs.
     """
-    cudnn, products = torch.backends.cudnn, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    allowed = products.fp32_precision
-    products.fp32_precision = "ieee"
-    try:
-        with (
-            torch.autocast(device.type, enabled=False),
-            cudnn.flags(
-                enabled=cudnn.enabled,
-                benchmark=cudnn.benchmark,
-                deterministic=cudnn.deterministic,
-                allow_tf32=False,
-            ),
-        ):
-            yield
-    finally:
-        products.fp32_precision = allowed
+    cudnn = torch.backends.cudnn
+    with (
+        torch.autocast(device.type, enabled=False),
+        cudnn.flags(
+            enabled=cudnn.enabled,
+            benchmark=cudnn.benchmark,
+            deterministic=cudnn.deterministic,
+            allow_tf32=False,
+        ),
+        _PRODUCTS,
+    ):
+        yield
+
+
+class _ExactProducts:
+    """Products on CPUs in float32, for as long as any thread is inside; then as it was set."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._before: list[tuple[Any, str]] = []
+
+    def __enter__(self) -> None:
+        onednn: Any = torch.backends.mkldnn
+        with self._lock:
+            self._inside += 1
+            for operation in (onednn.matmul, onednn.conv):
+                precision = operation.fp32_precision
+                if precision in ("bf16", "tf32"):
+                    # What was inherited is inherited again.
+                    inherited = precision == onednn.fp32_precision
+                    self._before.append((operation, "none" if inherited else precision))
+                    operation.fp32_precision = "ieee"
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            while self._inside == 0 and self._before:
+                operation, precision = self._before.pop()
+                operation.fp32_precision = precision
+
+
+_PRODUCTS = _ExactProducts()
 
 
 def _differentiable(images: Tensor, kernels: Kernels) -> bool:
     factors = (factor for group in kernels.groups for factor in group.factors)
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (images, *factors))
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (images, *factors))
+    return wanted and images.is_floating_point()
 
 
 def _one_group(images: Tensor, kernels: Tensor) -> Kernels:
@@ -196,11 +232,6 @@ def _one_group(images: Tensor, kernels: Tensor) -> Kernels:
         raise ValueError(f"kernels: shape {shape} is not (b, k, l) or (b, c, k, l)")
     if not kernels.is_floating_point():
         raise ValueError(f"kernels: {kernels.dtype} of shape {shape} is no float type")
-    if kernels.device != images.device:
-        raise ValueError(
-            f"kernels: shape {shape} on {kernels.device}, images on {images.device}; "
-            "move one to the other"
-        )
     sums = kernels.detach().sum(dim=(-2, -1))
     if not bool((kernels >= 0).all()) or not bool(((sums - 1).abs() < _SUM_TOLERANCE).all()):
         raise ValueError(
@@ -225,6 +256,7 @@ def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
     for group in kernels.groups:
         for factor in group.factors:
             sides = tuple(factor.shape)
+            _check_device(factor, images)
             if any(side % 2 == 0 for side in sides[-2:]):
                 raise ValueError(f"kernels: shape {sides} has an even side; both must be odd")
             if factor.ndim == 4 and sides[1] != shape[1]:
@@ -237,3 +269,11 @@ def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
                 f"kernels: they reach {max(reach)} px, which a reflected border of a "
                 f"{shape[2]}x{shape[3]} image cannot fill; use border='replicate'"
             )
+
+
+def _check_device(kernels: Tensor, images: Tensor) -> None:
+    if kernels.device != images.device:
+        raise ValueError(
+            f"kernels: shape {tuple(kernels.shape)} on {kernels.device}, "
+            f"images on {images.device}; move one to the other"
+        )

@@ -26,17 +26,18 @@ processes do not change it.
 import re
 import zlib
 from dataclasses import dataclass, field, replace
+from math import inf
 
 import numpy as np
 
 from blur_lightning.blur.families import (
     FAMILIES,
-    SHAKE_BANKS,
     Blur,
     family_of,
     half_width,
-    shake_hash,
+    number_text,
 )
+from blur_lightning.blur.shake import SHAKE_BANKS, bank_hash, named_bank
 from blur_lightning.errors import InputError
 
 
@@ -110,10 +111,10 @@ class BlurDistribution:
         """Read the grammar of the module; InputError names the part that does not fit."""
         parts = [_parse_part(part.strip(), text) for part in text.split("+")]
         weights = [1.0 if weight is None else weight for weight, _ in parts]
-        if sum(weights) <= 0:
-            raise InputError(f"blur '{text}': the weights sum to 0; give one a positive weight")
+        if not 0 < sum(weights) < inf:
+            raise InputError(f"blur '{text}': the weights sum to {sum(weights):g}; give others")
         name = "+".join(
-            str(component) if weight is None else f"{weight:g}*{component}"
+            str(component) if weight is None else f"{number_text(weight)}*{component}"
             for weight, component in parts
         )
         components = tuple(component for _, component in parts)
@@ -158,19 +159,20 @@ class BlurDistribution:
         """SHA-256 of the bank of `SHAKE_BANKS` that draws come from, by name; {} without shake."""
         if all(component.family != "shake" for component in self.components):
             return {}
-        return {f"shake-{bank}": shake_hash(bank)}
+        return {f"shake-{bank}": bank_hash(named_bank(bank))}
 
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _RANGE = rf"{_NUMBER}(?:\.\.{_NUMBER})?"
+_ANGLES = _RANGE.replace(r"(\d", r"(-?\d")
 _PART = re.compile(
     rf"(?:(?P<weight>-?\d+(?:\.\d+)?)\*)?"
-    rf"(?:(?P<word>sharp|shake)|(?P<symbol>[A-Za-z_]+-?){_RANGE}(?:@{_RANGE})?)(?:%{_RANGE})?"
+    rf"(?:(?P<word>sharp|shake)|(?P<symbol>[A-Za-z_]+-?){_RANGE}(?:@{_ANGLES})?)(?:%{_RANGE})?"
 )
 
 
 def _range_text(low: float, high: float) -> str:
-    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+    return number_text(low) if low == high else f"{number_text(low)}..{number_text(high)}"
 
 
 def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
@@ -183,6 +185,10 @@ def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
         shares = (float(match[8]), float(match[9] or match[8]))
         if max(shares) > 100 or match["word"] == "sharp":
             raise InputError(f"blur '{text}': '{part}' needs a share of 0 to 100, e.g. D8%50")
+        if shares[1] < shares[0]:
+            raise InputError(
+                f"blur '{text}': '{part}' runs from high to low; write the low end first"
+            )
     if match and match["word"]:
         return weight, Component(match["word"], shares=shares)
     family = FAMILIES.get(match["symbol"]) if match else None
@@ -198,7 +204,7 @@ def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
     fits &= family.angles is not None if match[6] else not family.angle_needed
     if not fits:
         raise InputError(f"blur '{text}': {_advice(part)}")
-    if high < low or angles[1] < angles[0] or shares[1] < shares[0]:
+    if high < low or angles[1] < angles[0]:
         raise InputError(f"blur '{text}': '{part}' runs from high to low; write the low end first")
     return weight, Component(family.name, low, high, angles, shares)
 

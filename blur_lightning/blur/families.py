@@ -1,37 +1,30 @@
 """Families of blurs: one table of how each is written, how far it reaches and how it is made."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import inf
+from math import inf, isfinite
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blur_lightning.blur import imagenet_c
-from blur_lightning.blur.aberrations import (
-    ABERRATIONS,
-    aberration_half_width,
-    aberration_kernel,
-)
+from blur_lightning.blur.aberrations import ABERRATIONS, aberration_half_width, aberration_kernel
 from blur_lightning.blur.convolution import KernelGroup, Kernels
 from blur_lightning.blur.kernels import (
     Rim,
-    bank_hash,
     box_half_width,
     box_kernel,
     disk_half_width,
     disk_kernel,
     gaussian_half_width,
     gaussian_taps,
-    shake_bank,
 )
+from blur_lightning.blur.shake import SHAKE_BANKS, SHAKE_HALF_WIDTH, named_bank
 from blur_lightning.errors import InputError
-
-# (kernels, seed) of the two banks: the paper's 100 to test with, a separate 10,000 to train with.
-SHAKE_BANKS = {"test": (100, 0), "training": (10_000, 1)}
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,13 @@ class Blur:
         """In the grammar, with all digits."""
         family, text = _BY_NAME.get(self.family), self.family
         if family is not None:
-            text = family.symbol + _digits(self.parameter)
-            text += "" if family.angles is None else f"@{_digits(self.angle)}"
-        return text if self.share == 100 else f"{text}%{_digits(self.share)}"
+            text = family.symbol + number_text(self.parameter)
+            text += "" if family.angles is None else f"@{number_text(self.angle)}"
+        return text if self.share == 100 else f"{text}%{number_text(self.share)}"
 
 
-def _digits(number: float) -> str:
+def number_text(number: float) -> str:
+    """Write a number so that it can be read again: 4, 0.25, never 1e-05."""
     return np.format_float_positional(number, trim="-")
 
 
@@ -124,7 +118,13 @@ def _gaussian(sigma: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[
 
 
 def _airy(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    return (aberration_kernel({}, airy_radius=radius, half_width=half_width),)
+    # One at a time: the finest pattern of a batch decides how finely all are sampled.
+    kernels = [aberration_kernel({}, airy_radius=r[None], half_width=half_width) for r in radius]
+    return (torch.cat(kernels),)
+
+
+def _aberration_half_width(name: str, waves: float) -> int:
+    return aberration_half_width({name: waves})
 
 
 def _aberration(
@@ -137,11 +137,9 @@ def _defocus_blur(severity: Tensor, angle: Tensor, half_width: int, rim: Rim) ->
     return (torch.stack([imagenet_c.defocus_kernel(int(step)) for step in severity]),)
 
 
-def _gaussian_blur(
-    severity: Tensor, angle: Tensor, half_width: int, rim: Rim
-) -> tuple[Tensor, ...]:
+def _gaussian_blur(severity: Tensor, angle: Tensor, reach: int, rim: Rim) -> tuple[Tensor, ...]:
     sigma = severity.new_tensor([imagenet_c.GAUSSIAN[int(step) - 1] for step in severity])
-    return _gaussian(sigma, angle, half_width, rim)
+    return _gaussian(sigma, angle, reach, rim)
 
 
 def _motion_blur(severity: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
@@ -162,7 +160,7 @@ def _of_imagenet_c() -> list[Family]:
             name + ending,
             f"{name}{ending}-",
             "severity",
-            lambda severity, name=name: imagenet_c.half_width(name, int(severity)),  # type: ignore[misc]
+            partial(imagenet_c.half_width, name + ending),
             None if ending else factors,
             bounds=(1.0, 5.0),
             whole=True,
@@ -186,7 +184,7 @@ _SHAPES = [
             name,
             name,
             "waves",
-            lambda waves, name=name: aberration_half_width({name: waves}),  # type: ignore[misc]
+            partial(_aberration_half_width, name),
             partial(_aberration, name=name),
             angles=None if frequency == 0 else (0.0, 0.0),
         )
@@ -195,7 +193,6 @@ _SHAPES = [
 ]
 FAMILIES = {family.symbol: family for family in (*_SHAPES, *_of_imagenet_c())}
 _BY_NAME = {family.name: family for family in FAMILIES.values()}
-_SHAKE_HALF_WIDTH = 8
 
 
 def family_of(name: str) -> Family | None:
@@ -207,17 +204,34 @@ def half_width(family: str, parameter: float) -> int:
     """Pixels that a kernel of a family, by its name, reaches to each side."""
     if family in _BY_NAME:
         return _BY_NAME[family].half_width(parameter)
-    return _SHAKE_HALF_WIDTH if family == "shake" else 0
+    return SHAKE_HALF_WIDTH if family == "shake" else 0
+
+
+def check_blurs(blurs: Iterable[Blur]) -> None:
+    """Refuse blurs that no draw could have given: InputError."""
+    for blur in blurs:
+        if blur.family == "shake":
+            count, _ = SHAKE_BANKS.get(blur.bank, (0, 0))
+            if blur.parameter not in range(count):
+                known = ", ".join(f"{name} ({count})" for name, (count, _) in SHAKE_BANKS.items())
+                raise InputError(f"{blur!r}: no kernel of that number in a bank; banks: {known}")
+        elif blur.family != "sharp":
+            family = _BY_NAME.get(blur.family)
+            if family is None:
+                known = ", ".join(["sharp", "shake", *_BY_NAME])
+                raise InputError(f"{blur!r}: no such family; known: {known}")
+            low, high = family.bounds
+            fits = low <= blur.parameter <= high and isfinite(blur.parameter)
+            if not fits or (family.whole and blur.parameter % 1) or not isfinite(blur.angle):
+                whole = " as a whole number" if family.whole else ""
+                raise InputError(f"{blur!r}: needs a {family.parameter} of {low:g} or more{whole}")
+        if not 0 <= blur.share <= 100:
+            raise InputError(f"{blur!r}: needs a share of 0 to 100 percent")
 
 
 def is_convolution(family: str) -> bool:
     """Whether a family, by its name, has kernels."""
     return family not in _BY_NAME or _BY_NAME[family].factors is not None
-
-
-def shake_hash(bank: str) -> str:
-    """SHA-256 of one of `SHAKE_BANKS`."""
-    return bank_hash(_bank(bank))
 
 
 @lru_cache(maxsize=128)
@@ -246,8 +260,12 @@ def make_kernels(
         device: Where the images are.
 
     Raises:
-        InputError: A blur is no convolution; `blur_images` takes those too.
+        InputError: A blur is none that can be drawn, or is no convolution: `blur_images` takes
+            those too.
     """
+    check_blurs(blurs)
+    if rim not in get_args(Rim):
+        raise InputError(f"rim: '{rim}' is none of {', '.join(get_args(Rim))}")
     alike: dict[tuple[str, int], list[int]] = {}
     for index, blur in enumerate(blurs):
         if not is_convolution(blur.family):
@@ -270,15 +288,10 @@ def make_kernels(
 
 def _factors(family: str, blurs: list[Blur], reach: int, rim: Rim) -> tuple[Tensor, ...]:
     if family == "shake":
-        return (torch.stack([_bank(blur.bank)[int(blur.parameter)] for blur in blurs]),)
+        return (torch.stack([named_bank(blur.bank)[int(blur.parameter)] for blur in blurs]),)
     # float32 whatever the default type is: half precision cannot tell 8-bit values apart.
     parameters = torch.tensor([blur.parameter for blur in blurs], dtype=torch.float32)
     angles = torch.tensor([blur.angle for blur in blurs], dtype=torch.float32)
     make = _BY_NAME[family].factors
     assert make  # is_convolution
     return make(parameters, angles, reach, rim)
-
-
-def _bank(name: str) -> Tensor:
-    count, seed = SHAKE_BANKS[name]
-    return shake_bank(count, seed=seed)

@@ -26,6 +26,8 @@ def to_linear(images: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """
     if images.dtype == torch.uint8:
         return _linear_levels().to(images.device)[images.int()]
+    if not images.is_floating_point():
+        raise ValueError(f"images: {images.dtype} of shape {tuple(images.shape)} is no light")
     if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
         low, high = images.aminmax()
         raise ValueError(

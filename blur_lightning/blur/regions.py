@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 # Squares of a pattern in each direction, after which it repeats.
@@ -14,10 +14,9 @@ _PATTERN = 64
 def random_regions(
     keys: Sequence[int],
     *,
-    share: Float[Tensor, " b"] | Sequence[float],
+    share: Sequence[float],
     size: tuple[int, int],
     cell: int = 32,
-    device: torch.device | None = None,
 ) -> Bool[Tensor, "b h w"]:
     """Draw squares of an image, each taken or left independently of the others.
 
@@ -29,18 +28,16 @@ def random_regions(
         share: Probability of each image's squares, in [0, 1].
         size: Rows and columns of the images.
         cell: Side of a square in pixels.
-        device: Where the images are.
     """
-    shares = share.tolist() if isinstance(share, Tensor) else list(share)
-    if len(shares) != len(keys) or not all(0 <= p <= 1 for p in shares):
-        raise ValueError(f"share: {shares} is not one value in [0, 1] for each of {len(keys)} keys")
+    if len(share) != len(keys) or not all(0 <= p <= 1 for p in share):
+        raise ValueError(f"share: {share} is not one value in [0, 1] for each of {len(keys)} keys")
     if cell < 1:
         raise ValueError(f"cell: {cell} is not 1 pixel or more")
     if min(keys, default=0) < 0:
         raise ValueError(f"keys: {list(keys)} has one below 0")
     rows, columns = ((np.arange(side) - side // 2) // cell % _PATTERN for side in size)
     mask = np.empty((len(keys), *size), dtype=bool)
-    for place, (key, p) in enumerate(zip(keys, shares, strict=True)):
-        pattern = np.random.default_rng(key).random((_PATTERN, _PATTERN)) < p
+    for place, (key, p) in enumerate(zip(keys, share, strict=True)):
+        pattern = np.random.default_rng([key, _PATTERN]).random((_PATTERN, _PATTERN)) < p
         mask[place] = pattern[np.ix_(rows, columns)]
-    return torch.from_numpy(mask).to(device)
+    return torch.from_numpy(mask)

@@ -22,8 +22,8 @@ from torch import Tensor
 from blur_lightning.blur.blurring import blur_images
 from blur_lightning.blur.border import Border
 from blur_lightning.blur.convolution import convolve
-from blur_lightning.blur.families import Blur, make_kernels
-from blur_lightning.blur.kernels import Rim
+from blur_lightning.blur.families import Blur, is_convolution, make_kernels
+from blur_lightning.blur.kernels import Rim, disk_half_width
 from blur_lightning.blur.light import Light, to_linear, to_srgb
 from blur_lightning.errors import InputError
 
@@ -152,6 +152,12 @@ def blur_by_radius(
         raise ValueError(f"radius: of shape {shape}, one value is negative, infinite or NaN")
     if not 0 < spacing < math.inf:
         raise ValueError(f"spacing: {spacing} px is not above 0 and finite")
+    largest = radius.max().item() if radius.numel() else 0.0
+    if border == "reflect" and disk_half_width(largest) >= min(images.shape[-2:]):
+        raise ValueError(
+            f"radius: up to {largest:g} px, which a reflected border of images of shape "
+            f"{tuple(images.shape)} cannot fill; use border='replicate' or smaller radii"
+        )
     radius = radius.to(torch.promote_types(radius.dtype, torch.float32)).clamp_min(_SHARP_RADIUS)
     levels = _levels(radius, spacing)
     layers = [
@@ -211,17 +217,26 @@ def _blend(
     if not mixed.any():
         return result
     values = (to_linear(images) if light == "linear" else images).to(dtype)
+    peak = 1 if light == "linear" or images.is_floating_point() else 255
     total = torch.zeros_like(values)
     for layer, blurs in enumerate(layers):
         index = (active[:, layer] & mixed).nonzero()[:, 0]
-        kernels = make_kernels([blurs[i] for i in index.tolist()], rim=rim, device=images.device)
-        total[index] += weights[index, layer, None] * convolve(values[index], kernels, border)
+        chosen_blurs = [blurs[i] for i in index.tolist()]
+        blurred = _layer(values[index], chosen_blurs, peak, border, rim)
+        total[index] += weights[index, layer, None] * blurred
     total = total[mixed]
     if light == "linear":
         result[mixed] = to_srgb(total, images.dtype)
     else:
         result[mixed] = (total if images.is_floating_point() else total.round()).to(images.dtype)
     return result
+
+
+def _layer(values: Tensor, blurs: Sequence[Blur], peak: int, border: Border, rim: Rim) -> Tensor:
+    """Blur float values that run to a peak; a convolution does without scaling them."""
+    if all(is_convolution(blur.family) and blur.share == 100 for blur in blurs):
+        return convolve(values, make_kernels(blurs, rim=rim, device=values.device), border)
+    return blur_images(values / peak, blurs, border=border, rim=rim) * peak
 
 
 def _levels(radius: Float[Tensor, "b h w"], spacing: float) -> Float[Tensor, "b n"]:

@@ -11,89 +11,128 @@ import os
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from blur_lightning.errors import InputError
+from blur_lightning.photograph import (
+    LENS,
+    Kind,
+    find_maps,
+    find_photographs,
+    size_if_done,
+    write_copy,
+)
 from blur_lightning.robustness import replacing
 
 if TYPE_CHECKING:  # torch is imported where there is work to do; help needs none
     from blur_lightning.blur.distributions import BlurDistribution
-    from blur_lightning.blur.families import Blur
 
 MANIFEST, SETTINGS = "manifest.csv", "settings.json"
-COLUMNS = ["file", "source", "blur", "family", "parameter", "angle", "bank"]
-COLUMNS += ["width", "height", "kernel_hash", "seed", "canonical", "border", "rim"]
+# share: percent of the squares that are blurred. map: the mask or the depth map, "" without one.
+# kernel_hash: "" for what is no convolution: zoom, glass, ImageNet-C's legacy blurs, and depth.
+COLUMNS = ["file", "source", "map", "blur", "family", "parameter", "angle", "bank", "share"]
+COLUMNS += ["width", "height", "kernel_hash", "seed", "canonical", "border", "rim", "light"]
 Border = Literal["reflect", "replicate", "constant"]
 Rim = Literal["hard", "area"]
+Light = Literal["srgb", "linear"]
 Format = Literal["png", "jpg", "keep"]
 Settings = dict[str, Any]  # what all copies in a folder have in common
-Job = tuple[str, Path]  # path of a copy below its folder, and the photograph
+# Path of a copy below its folder, the photograph, and its mask or depth map, if it has one.
+Job = tuple[str, Path, Path | None]
 Outcome = tuple[list[Any], bool] | str  # row of the manifest, is the copy new; or what is wrong
 _FEW, _ROUND = 25, 100  # photographs worth the start of a worker; that it is handed at a time
 _BUSY = Lock()  # held while a copy is made: a worker ends between two
+_LENS = dict(zip(LENS, (50.0, 2.0, 2.0), strict=True))
 
 
 def write_copies(
     photos: list[Path],
     *,
-    blur: str,
+    blur: str | None = None,
     out: Path,
     canonical: int | None = 384,
+    border: Border = "reflect",
+    rim: Rim | None = None,
+    light: Light = "srgb",
+    mask: Path | None = None,
+    feather: float = 0.0,
+    depth: Path | None = None,
+    focal_length: float = _LENS["focal_length"],
+    f_number: float = _LENS["f_number"],
+    focus_distance: float = _LENS["focus_distance"],
     format: Format = "png",
     quality: int = 95,
     seed: int = 0,
-    border: Border = "reflect",
-    rim: Rim = "hard",
     workers: int | None = None,
 ) -> None:
     """Write blurred copies of photographs, and manifest.csv, which tells the blur of each.
 
-    The same command again makes only what is missing or older than its photograph. Copies are
-    upright, 8-bit RGB, and keep the colour profile.
+    The same command again makes only what is missing or older than its photograph or map. Copies
+    are upright, 8-bit RGB, and keep the colour profile.
 
     Args:
         photos: Photographs, or folders of them, searched at any depth.
-        blur: A blur (D4, M8@30, G2, shake), or a mix or range (sharp+D4, D2..8) of which one is
-            drawn for each photograph.
+        blur: A blur (D4, M8@30, G2, shake, D8%50), or a mix or range (sharp+D4, D2..8) of which
+            one is drawn for each photograph. Needed unless there is --depth.
         out: Folder of the copies; keeps the tree below each folder of photographs.
         canonical: Pixels of the smaller side that each photograph is resized to before the blur,
             so that D4 is the same for all; null keeps the size, lengths are then its own pixels.
+        border: What lies beyond the edge: the image mirrored, its last row repeated, or black.
+        rim: Whether pixels at a shape's rim count whole or by the covered share; null is hard for
+            --blur and area for --depth.
+        light: What is averaged: the values in the file, as the papers do, or the light that they
+            stand for, as a camera does.
+        mask: Folder of grey pictures, each named as its photograph, with any image ending; or one
+            file for one photograph. White is blurred, black stays sharp, grey blends. Goes with
+            --blur. A mask has the size of the photograph, upright, or its aspect ratio.
+        feather: Sigma of the Gaussian that softens the mask's edges, in pixels.
+        depth: Folder of depth maps, named and sized as masks are: .npy of floats in metres, or
+            16-bit PNG in millimetres; 0 is unknown and counts as the largest depth of its map.
+            Each pixel is defocused as by a lens, instead of --blur. With --canonical null a large
+            photograph takes tens of gigabytes.
+        focal_length: Of that lens, in millimetres; its sensor's smaller side is 24 mm.
+        f_number: Of that lens; the smaller, the more blur.
+        focus_distance: From that lens to what is sharp, in metres.
         format: Format of the copies; keep leaves each file its name and its format.
         quality: Quality of JPEG and WebP, 1 to 100; JPEG stores colours in full resolution.
         seed: Seed of the draws, 0 or more. Further photographs change no other draw.
-        border: What lies beyond the edge: the image mirrored, its last row repeated, or black.
-        rim: Whether pixels at a shape's rim count whole or by the covered share.
         workers: Processes that work at once, 1 or more; null is one a core.
     """
     if not 1 <= quality <= 100:
         raise InputError(f"--quality: {quality} is not 1 to 100")
     at_least = {"canonical": (canonical, 1), "workers": (workers, 1), "seed": (seed, 0)}
-    for name, (value, least) in at_least.items():
-        if value is not None and value < least:
+    for name, (value, least) in (at_least | {"feather": (feather, 0)}).items():
+        if value is not None and not value >= least:
             raise InputError(f"--{name}: {value} is not {least} or more")
-    from blur_lightning.blur.distributions import BlurDistribution
-
-    mix = BlurDistribution.parse(blur)
-    found = _photographs(photos, format)
-    _protect(found, photos, out)
+    lens = dict(zip(LENS, (focal_length, f_number, focus_distance), strict=True))
+    mix = _mix(blur, mask, feather, depth, lens)
+    found, maps = find_photographs(photos, format), dict[str, Path]()
+    _protect(found.values(), photos, "photograph", out, found)
+    if where := mask or depth:
+        kind: Kind = "mask" if mask else "depth map"
+        maps = find_maps(where, found, kind)
+        _protect(maps.values(), [where], kind, out, found)
     folders = {str((path if path.is_dir() else path.parent).resolve()) for path in photos}
-    settings: Settings = {"photos": sorted(folders), "blur": mix.name, "seed": seed}
-    settings |= {"canonical": canonical, "border": border, "rim": rim}
+    settings: Settings = {"photos": sorted(folders), "blur": mix.name if mix else "depth"}
+    settings |= {"seed": seed, "canonical": canonical, "border": border}
+    settings |= {"rim": rim or ("hard" if mix else "area"), "light": light}
+    settings |= {"mask": str(mask.resolve()), "feather": feather} if mask else {}
+    settings |= {"depth": str(depth.resolve()), **lens} if depth else {}
     settings |= {"format": format, "quality": quality}
     _agree(settings, found, out)
     copy = partial(_copy, mix=mix, settings=settings, out=out)
+    jobs = [(file, source, maps.get(file)) for file, source in found.items()]
     fit = min(len(os.sched_getaffinity(0)), 1 + len(found) // _FEW)
-    with closing(_outcomes(copy, list(found.items()), min(workers or fit, len(found)))) as outcomes:
+    with closing(_outcomes(copy, jobs, min(workers or fit, len(found)))) as outcomes:
         done = list(tqdm(outcomes, total=len(found), unit="photo", disable=None))
     problems = sorted(outcome for outcome in done if isinstance(outcome, str))
     copies = [outcome for outcome in done if not isinstance(outcome, str)]
@@ -106,38 +145,45 @@ def write_copies(
         raise InputError(f"{problems[0]}; {len(problems)} of {len(done)} not copied: mend them")
 
 
-def _photographs(paths: Sequence[Path], format: Format) -> dict[str, Path]:
-    """All photographs that the paths stand for, by the path of their copies."""
-    from blur_lightning.data.images import ENDINGS, image_files
+def _mix(
+    blur: str | None,
+    mask: Path | None,
+    feather: float,
+    depth: Path | None,
+    lens: Mapping[str, float],
+) -> "BlurDistribution | None":
+    """Read the blur, which depth replaces, and refuse options that do not go together."""
+    if (blur is None) == (depth is None):
+        raise InputError("--blur or --depth: give one of the two, e.g. --blur D4")
+    if depth and mask:
+        raise InputError("--mask: goes with --blur, not with --depth")
+    if feather and not mask:
+        raise InputError("--feather: goes with --mask, whose edges it softens")
+    if not depth and lens != _LENS:
+        raise InputError(f"--{', --'.join(LENS)}: go with --depth")
+    from blur_lightning.blur.distributions import BlurDistribution
+    from blur_lightning.blur.varying import ThinLens
 
-    photos: dict[str, Path] = {}
-    for path in paths:
-        root, files = (path, image_files(path)) if path.is_dir() else (path.parent, [path])
-        files = [file for file in files if not file.is_dir()]
-        if not path.exists() or not files:
-            problem = "holds no images" if path.exists() else "not found"
-            raise InputError(f"{path}: {problem}; name photographs or folders of them")
-        for source in files:
-            if format == "keep" and source.suffix.lower() not in ENDINGS - {".gif"}:
-                raise InputError(f"{source}: this format cannot be kept; choose --format png")
-            file = source.relative_to(root)
-            file = file if format == "keep" else file.with_suffix(f".{format}")
-            other = photos.setdefault(file.as_posix(), source)
-            if other != source:
-                advice = "rename one, or copy them to different folders"
-                raise InputError(f"{other} and {source}: both would become {file}; {advice}")
-    return photos
+    if blur is None:
+        try:
+            ThinLens(**lens)
+        except InputError as error:
+            raise InputError(str(error).replace("lens.", "--")) from error
+        return None
+    return BlurDistribution.parse(blur)
 
 
-def _protect(photos: Mapping[str, Path], paths: Sequence[Path], out: Path) -> None:
-    """Refuse to replace a photograph, and to put copies where the next run would copy them."""
+def _protect(
+    inputs: Iterable[Path], paths: Sequence[Path], kind: str, out: Path, files: Iterable[str]
+) -> None:
+    """Refuse to replace an input, and to put copies where the next run would take them for one."""
     for path in paths:
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-            raise InputError(f"{out}: copies would lie among the photographs; choose another --out")
-    sources = {source.resolve() for source in photos.values()}
-    for target in (out / file for file in photos):
+            raise InputError(f"{out}: copies would lie among the {kind}s; choose another --out")
+    sources = {source.resolve() for source in inputs}
+    for target in (out / file for file in files):
         if target.resolve() in sources:
-            raise InputError(f"{target}: is itself a photograph to copy; choose another --out")
+            raise InputError(f"{target}: is itself a {kind}; choose another --out")
 
 
 def _agree(settings: Settings, photos: Mapping[str, Path], out: Path) -> None:
@@ -205,60 +251,32 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _copy(job: Job, *, mix: "BlurDistribution", settings: Settings, out: Path) -> Outcome:
+def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: Path) -> Outcome:
     """Copy a photograph unless that is done; what is wrong with it is returned, not raised."""
     from blur_lightning.blur.families import kernel_hash
     from blur_lightning.data.images import UnreadableImageError
 
-    file, source = job
-    inside = Path(file).with_suffix(source.suffix)  # the photograph, below its folder
-    blur = mix.draw(seed=settings["seed"], index=zlib.crc32(os.fsencode(inside.as_posix())))
-    done = _size_if_done(source, out / file)
+    file, source, map_path = job
+    for name, kind in (("mask", "mask"), ("depth", "depth map")):
+        if name in settings and map_path is None:
+            return f"{source}: has no {kind} of its name in {settings[name]}"
+    blur, hashed = None, ""
+    drawn: list[Any] = ["depth", "depth", "", "", "", ""]
+    if mix:
+        inside = Path(file).with_suffix(source.suffix)  # the photograph, below its folder
+        key = zlib.crc32(os.fsencode(inside.as_posix()))
+        blur = mix.draw(seed=settings["seed"], index=key)
+        drawn = [blur, blur.family, blur.parameter, blur.angle, blur.bank, blur.share]
+        hashed = kernel_hash(blur, rim=settings["rim"])
+    inputs = [source] if map_path is None else [source, map_path]
+    done = size_if_done(inputs, out / file)
     try:
         with _BUSY:
-            size = done or _write(source, out / file, blur, settings)
+            size = done or write_copy(source, out / file, blur, settings, map_path)
     except UnreadableImageError as error:
         return str(error)
-    row = [file, source.as_posix(), str(blur), blur.family, blur.parameter, blur.angle, blur.bank]
-    row += [*size, kernel_hash(blur, rim=settings["rim"]), *(settings[x] for x in COLUMNS[-4:])]
-    return row, done is None
-
-
-def _size_if_done(source: Path, copy: Path) -> tuple[int, int] | None:
-    """Width and height of a copy that is no older than its photograph."""
-    with suppress(OSError):  # missing or damaged
-        if copy.stat().st_mtime_ns >= source.stat().st_mtime_ns:
-            with Image.open(copy) as image:
-                return image.size
-    return None
-
-
-def _write(source: Path, target: Path, blur: "Blur", settings: Settings) -> tuple[int, int]:
-    """Make the copy of one photograph and return its width and height."""
-    import torch
-
-    from blur_lightning.blur.blurring import blur_images
-    from blur_lightning.data.images import UnreadableImageError, read_image, resize_smaller_side
-
-    pixels = read_image(source)
-    if settings["canonical"]:
-        pixels = resize_smaller_side(pixels, settings["canonical"])
-    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
-    try:
-        blurred = blur_images(image, [blur], border=settings["border"], rim=settings["rim"])
-    except ValueError as error:  # the kernel reaches further than the photograph
-        raise UnreadableImageError(f"{source}: {error}") from error
-    with Image.open(source) as original:
-        profile = original.info.get("icc_profile") or b""
-    options: dict[str, Any] = {"format": Image.registered_extensions()[target.suffix.lower()]}
-    if profile[16:20] == b"RGB ":  # one of CMYK or grey does not fit the copy
-        options["icc_profile"] = profile
-    if options["format"] in ("JPEG", "WEBP"):
-        options |= {"quality": settings["quality"], "subsampling": "4:4:4"}
-    copy = Image.fromarray(blurred[0].permute(1, 2, 0).numpy())
-    with replacing(target) as temporary:
-        copy.save(temporary, **options)
-    return copy.size
+    row = [file, source.as_posix(), map_path.as_posix() if map_path else "", *drawn, *size, hashed]
+    return row + [settings[name] for name in COLUMNS[len(row) :]], done is None
 
 
 def _write_manifest(file: Path, rows: Sequence[Sequence[Any]], renewed: Container[str]) -> None:

@@ -16,6 +16,7 @@ def test_the_border_is_that_of_torch(border, rows, columns, rows_first):
         wanted = F.pad(image[None], (columns, columns, rows, rows), mode=border)[0]
         assert torch.equal(padded, wanted)
         padded.fill_(-1)
+        workspace.clear()
 
 
 def test_a_replicated_border_may_be_wider_than_the_image():
@@ -24,9 +25,13 @@ def test_a_replicated_border_may_be_wider_than_the_image():
     assert padded[0, :, 0].tolist() == [1] * 6 + [3] * 6
 
 
-def test_a_workspace_gives_the_same_memory_again():
+def test_a_workspace_gives_its_memory_again_once_it_is_cleared():
     workspace = Workspace()
-    first = workspace.take("sum", (4, 5), torch.int16)
-    assert workspace.take("sum", (2, 3), torch.int16).data_ptr() == first.data_ptr()
-    assert workspace.take("sum", (4, 5), torch.int32).data_ptr() != first.data_ptr()
-    assert workspace.take("other", (4, 5), torch.int16).data_ptr() != first.data_ptr()
+    first = workspace.take((4, 5), torch.int16).fill_(1)
+    second = workspace.take((300,), torch.float64).fill_(2)
+    assert (first == 1).all() and (second == 2).all()
+    workspace.clear()
+    third = workspace.take((2, 3), torch.int64)
+    workspace.clear()
+    assert workspace.take((7,), torch.uint8).data_ptr() == third.data_ptr()
+    assert workspace.take((7,), torch.uint8).data_ptr() == third.data_ptr() + 64

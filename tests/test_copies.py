@@ -13,10 +13,15 @@ import torch
 from PIL import Image, ImageCms
 
 from blur_lightning.blur import (
+    Blur,
     BlurDistribution,
+    ThinLens,
+    blur_by_depth,
+    blur_regions,
     box_kernel,
     disk_kernel,
     gaussian_taps,
+    make_kernels,
     shake_bank,
 )
 from blur_lightning.blur.blurring import blur_images
@@ -56,7 +61,8 @@ def blur(photos, out, capsys, monkeypatch):
     monkeypatch.setattr("gc.collect", lambda: 0)  # takes longer than the command when it fails
 
     def run(*words, paths=(photos,), expect=0, to=out, workers=1):
-        given = ["--out", to, "--canonical", 32, "--blur", "D2", "--workers", workers, *words]
+        given = ["--out", to, "--canonical", 32, "--workers", workers, *words]
+        given += [] if {"--blur", "--depth"} & set(words) else ["--blur", "D2"]
         assert main(["blur", *map(str, [*paths, *given])]) == expect
         output = capsys.readouterr()
         lines = [x for x in output.err.splitlines() if x.startswith("error: ")]
@@ -81,12 +87,16 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def expected(source, text, *, canonical=32, **options):
+def resized(source, canonical=32):
     pixels = read_image(source)
     if canonical:
         pixels = resize_smaller_side(pixels, canonical)
-    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
+
+
+def expected(source, text, *, canonical=32, **options):
     drawn = BlurDistribution.parse(text).draw(seed=0, index=0)
+    image = resized(source, canonical)
     return blur_images(image, [drawn], **options)[0].permute(1, 2, 0).numpy()
 
 
@@ -113,7 +123,7 @@ def test_a_photograph_on_its_side_is_copied_upright(blur, photos, out):
 
 
 def test_the_manifest_tells_the_draw_and_the_kernel_of_each_copy(blur, photos, out):
-    mix = BlurDistribution.parse("sharp+D1..5+M3..9@0..180+G2+V4+shake")
+    mix = BlurDistribution.parse("sharp+D1..5+M3..9@0..180+D2%20..60+V4+shake")
     blur("--blur", mix.name, "--seed", 3)
     rows = manifest(out)
     assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
@@ -123,8 +133,9 @@ def test_the_manifest_tells_the_draw_and_the_kernel_of_each_copy(blur, photos, o
         drawn = mix.draw(seed=3, index=zlib.crc32(inside.as_posix().encode()))
         told = (row["family"], float(row["parameter"]), float(row["angle"]), row["bank"])
         assert told == (drawn.family, drawn.parameter, drawn.angle, drawn.bank)
-        settings = [row[name] for name in ("seed", "canonical", "border", "rim")]
-        assert settings == ["3", "32", "reflect", "hard"]
+        assert (row["blur"], float(row["share"])) == (str(drawn), drawn.share)
+        settings = [row[name] for name in ("seed", "canonical", "border", "rim", "light", "map")]
+        assert settings == ["3", "32", "reflect", "hard", "srgb", ""]
 
 
 TAPS = {
@@ -135,6 +146,7 @@ TAPS = {
     "V4": lambda: box_kernel(torch.tensor([4.0]))[:, 2:3].mT,
     "G1.25": lambda: torch.einsum("nr,nc->nrc", *[gaussian_taps(torch.tensor([1.25]))] * 2),
     "shake": lambda: shake_bank(100, seed=0),
+    "coma0.2@30": lambda: make_kernels([Blur("coma", 0.2, 30.0)]).groups[0].factors[0],
 }
 
 
@@ -145,6 +157,188 @@ def test_the_hash_is_that_of_the_whole_kernel(blur, out, text):
         assert row["blur"] == text
         taps = TAPS[text]()[int(float(row["parameter"])) if text == "shake" else 0]
         assert row["kernel_hash"] == hashlib.sha256(taps.numpy().tobytes()).hexdigest()
+
+
+def test_what_is_no_convolution_has_no_hash(blur, photos, out):
+    blur("--blur", "zoom_blur-2")
+    for row in manifest(out):
+        assert row["kernel_hash"] == ""
+        copy = np.asarray(opened(out / row["file"]))
+        assert (copy == expected(Path(row["source"]), "zoom_blur-2")).all()
+
+
+def test_the_light_is_that_of_the_command(blur, photos, out):
+    blur("--light", "linear")
+    for row in manifest(out):
+        assert row["light"] == "linear"
+        copy = np.asarray(opened(out / row["file"]))
+        assert (copy == expected(Path(row["source"]), "D2", light="linear")).all()
+        assert (copy != expected(Path(row["source"]), "D2")).any()
+
+
+@pytest.fixture
+def masks(photos, tmp_path):
+    """A mask for each photograph: of its size, grey; larger; smaller, of two levels."""
+    for name, size in {
+        "a.png": (37, 31),
+        "b.tif": (74, 62),
+        "deep/er/a.png": (40, 33),
+        "deep/c.bmp": (32, 16),
+    }.items():
+        path = save(tmp_path / "masks" / name, size)
+        image = opened(path).convert("L")
+        (image.point(lambda x: 255 * (x > 99)) if "c" in name else image).save(path)
+    return tmp_path / "masks"
+
+
+@pytest.fixture
+def depths(photos, tmp_path):
+    """A depth map for each photograph: metres or millimetres, some larger or smaller."""
+    generator = np.random.default_rng(0)
+    for name, shape in {
+        "a.npy": (31, 37),
+        "b.npy": (62, 74),
+        "deep/er/a.png": (33, 40),
+        "deep/c.png": (16, 32),
+    }.items():
+        path = tmp_path / "depths" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metres = generator.choice([0, 1.2, 2, 3.5], shape)  # 0 is unknown
+        if path.suffix == ".npy":
+            np.save(path, metres)
+        else:
+            Image.fromarray((1000 * metres).astype(np.uint16)).save(path)
+    return tmp_path / "depths"
+
+
+def beside(folder, row):
+    """The map of a photograph that the manifest names."""
+    path = Path(row["map"])
+    assert path.relative_to(folder).with_suffix("") == Path(row["file"]).with_suffix("")
+    return path
+
+
+@pytest.mark.parametrize("feather", [0.0, 1.5])
+@pytest.mark.parametrize("canonical", [32, None])
+def test_a_mask_tells_where_a_photograph_is_blurred(blur, masks, out, feather, canonical):
+    options = {"border": "replicate", "rim": "area", "light": "linear"}
+    words = [x for name, value in options.items() for x in (f"--{name}", value)]
+    words += ["--canonical", canonical or "null", "--feather", feather]
+    assert "4 copies written" in blur("--mask", masks, *words)
+    for row in manifest(out):
+        image = resized(Path(row["source"]), canonical)
+        mask = opened(beside(masks, row)).convert("L")
+        mask = mask.resize(image.shape[:1:-1], Image.Resampling.BILINEAR)
+        mask = torch.from_numpy(np.array(mask))[None] / 255
+        blurs = [Blur("disk", 2.0)], [Blur("sharp")]
+        right = blur_regions(image, *blurs, mask, feather=feather, **options)
+        copy = np.asarray(opened(out / row["file"]))
+        assert (copy == right[0].permute(1, 2, 0).numpy()).all()
+        assert (row["blur"], row["light"]) == ("D2", "linear")
+
+
+def test_black_is_sharp_and_white_is_blurred(blur, photos, out, tmp_path):
+    mask = np.zeros((31, 37), np.uint8)
+    mask[:, 18:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    blur("--mask", tmp_path / "mask.png", "--canonical", "null", paths=[photos / "a.png"])
+    copy = np.asarray(opened(out / "a.png"))
+    assert (copy[:, :18] == np.asarray(opened(photos / "a.png"))[:, :18]).all()
+    assert (copy[:, 18:] == expected(photos / "a.png", "D2", canonical=None)[:, 18:]).all()
+
+
+@pytest.mark.parametrize("text", ["zoom_blur-1", "glass_blur-1", "D2%50"])
+def test_a_mask_goes_with_every_blur(blur, photos, masks, out, text):
+    blur("--blur", text, "--mask", masks, paths=[photos / "a.png"])
+    mask = opened(masks / "a.png").convert("L").resize((38, 32), Image.Resampling.BILINEAR)
+    mask = torch.from_numpy(np.array(mask))[None] / 255
+    drawn = BlurDistribution.parse(text).draw(seed=0, index=zlib.crc32(b"a.png"))
+    right = blur_regions(resized(photos / "a.png"), [drawn], [Blur("sharp")], mask)
+    assert (np.asarray(opened(out / "a.png")) == right[0].permute(1, 2, 0).numpy()).all()
+
+
+@pytest.mark.parametrize("canonical", [32, None])
+def test_depth_defocuses_as_a_lens_in_front_of_a_full_frame(blur, depths, out, canonical):
+    words = ["--focal_length", 85, "--f_number", 1.4, "--focus_distance", 3, "--light", "linear"]
+    assert "4 copies" in blur("--depth", depths, *words, "--canonical", canonical or "null")
+    for row in manifest(out):
+        image = resized(Path(row["source"]), canonical)
+        path = beside(depths, row)
+        depth = np.load(path) if path.suffix == ".npy" else np.asarray(opened(path)) / 1000
+        depth = Image.fromarray(np.where(depth == 0, 3.5, depth).astype(np.float32))
+        depth = depth.resize(image.shape[:1:-1], Image.Resampling.NEAREST)
+        depth = torch.from_numpy(np.array(depth))[None]
+        lens = ThinLens(85.0, 1.4, 3.0, pixel_pitch=24000 / min(image.shape[2:]))
+        right = blur_by_depth(image, depth, lens, light="linear")
+        copy = np.asarray(opened(out / row["file"]))
+        assert (copy == right[0].permute(1, 2, 0).numpy()).all()
+        assert (copy != image[0].permute(1, 2, 0).numpy()).any()
+        told = [row[x] for x in ("blur", "family", "parameter", "share", "kernel_hash", "rim")]
+        assert told == ["depth", "depth", "", "", "", "area"]
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["depth"] == str(depths)
+    assert [settings[x] for x in ("focal_length", "f_number", "focus_distance")] == [85, 1.4, 3]
+
+
+def test_depth_has_a_rim_of_its_choice(blur, photos, depths, out):
+    wide = ["--focal_length", 200]
+    blur("--depth", depths, *wide, "--rim", "hard")
+    assert {row["rim"] for row in manifest(out)} == {"hard"}
+    assert "copies of rim" in blur("--depth", depths, *wide, expect=2)
+    assert "copies of focal_length" in blur("--depth", depths, "--rim", "hard", expect=2)
+
+
+@pytest.mark.parametrize("option", ["--mask", "--depth"])
+def test_a_newer_map_makes_the_copy_again(blur, masks, depths, out, option):
+    folder = masks if option == "--mask" else depths
+    assert "4 copies written" in blur(option, folder)
+    assert "0 copies written, 4 were" in blur(option, folder)
+    newer = (out / "a.png").stat().st_mtime_ns + 10**9
+    (changed,) = folder.glob("a.*")
+    os.utime(changed, ns=(newer, newer))
+    assert "1 copies written, 3 were" in blur(option, folder)
+    option = ["--feather", 1, "--mask", masks] if option == "--mask" else ["--blur", "D2"]
+    assert "copies of " in blur(*option, expect=2)
+
+
+def test_wrong_masks_are_named_and_the_other_photographs_copied(blur, photos, masks, out):
+    save(masks / "a.png", (31, 37))  # upright is 37 x 31
+    (masks / "b.tif").write_text("no picture")
+    (masks / "deep/c.bmp").unlink()
+    line = blur("--mask", masks, expect=2)
+    sizes = f"31 x 37 pixels, but {photos / 'a.png'} has 37 x 31"
+    assert f"{masks / 'a.png'}: {sizes}; that is another aspect ratio; 3 of 4 not" in line
+    assert [row["file"] for row in manifest(out)] == ["deep/er/a.png"]
+    save(masks / "a.png", (37, 31))
+    assert f"{masks / 'b.tif'}: cannot be read" in blur("--mask", masks, expect=2)
+    save(masks / "b.tif", (37, 31))
+    line = blur("--mask", masks, expect=2)
+    assert f"{photos / 'deep/c.jpeg'}: has no mask of its name in {masks}; 1 of 4" in line
+
+
+def test_wrong_depth_maps_are_named_and_the_other_photographs_copied(blur, photos, depths, out):
+    np.save(depths / "a.npy", np.full((31, 37), -1.0))
+    (depths / "deep/c.png").unlink()
+    np.save(depths / "b.npy", np.full((31, 37), 1e-3))  # a blur without bounds
+    line = blur("--depth", depths, expect=2)
+    assert f"{depths / 'a.npy'}: a depth is negative or NaN" in line
+    assert "3 of 4 not copied" in line
+    assert [row["file"] for row in manifest(out)] == ["deep/er/a.png"]
+    np.save(depths / "a.npy", np.full((31, 37), 2.0))
+    np.save(depths / "b.npy", np.full((31, 37), 2.0))
+    line = blur("--depth", depths, expect=2)
+    assert f"{photos / 'deep/c.jpeg'}: has no depth map of its name in {depths}; 1 of 4" in line
+
+
+def test_maps_are_never_written_over(blur, photos, masks, tmp_path):
+    before = contents(masks)
+    assert "would lie among the masks" in blur("--mask", masks, to=masks, expect=2)
+    assert "would lie among the masks" in blur("--mask", masks, to=masks / "out", expect=2)
+    assert "is also a photograph" in blur("--mask", photos, expect=2)
+    words = ["--mask", masks / "a.png"]
+    line = blur(*words, paths=[photos / "a.png"], to=masks, expect=2)
+    assert f"{masks / 'a.png'}: is itself a mask" in line
+    assert contents(masks) == before
 
 
 def test_workers_change_no_byte(blur, tmp_path):
@@ -186,6 +380,7 @@ def test_a_second_run_makes_only_what_is_missing_or_older(blur, photos, out):
         ("--canonical", "null", "copies of canonical 32, not null"),
         ("--border", "constant", "copies of border"),
         ("--rim", "area", "copies of rim"),
+        ("--light", "linear", "copies of light"),
         ("--format", "keep", "copies of format"),
         ("--quality", 90, "copies of quality"),
     ],
@@ -339,6 +534,16 @@ def test_foreign_settings_are_refused(blur, out, text):
         (["--blur", "X4"], "'X4' is no blur"),
         (["--format", "gif"], "--format"),
         (["--border", "wrap"], "--border"),
+        (["--light", "dim"], "--light"),
+        (["--blur", "null"], "--blur or --depth: give one of the two"),
+        (["--blur", "D2", "--depth", "."], "--blur or --depth: give one of the two"),
+        (["--depth", ".", "--mask", "."], "--mask: goes with --blur"),
+        (["--feather", 1], "--feather: goes with --mask"),
+        (["--mask", ".", "--feather", -1], "--feather: -1.0 is not 0 or more"),
+        (["--f_number", 4], "--f_number, --focus_distance: go with --depth"),
+        (["--depth", ".", "--f_number", 0], "--f_number: 0.0 is not above 0"),
+        (["--depth", ".", "--focus_distance", 0.01], "--focus_distance: 0.01 m is not beyond"),
+        (["--depth", "nowhere"], "nowhere: not found; name a folder of depth maps"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(blur, out, words, message):
@@ -371,6 +576,7 @@ def test_the_settings_are_those_of_the_command(blur, photos, out):
         "canonical": 32,
         "border": "reflect",
         "rim": "hard",
+        "light": "srgb",
         "format": "png",
         "quality": 95,
     }

@@ -1,28 +1,35 @@
 """What lies beyond the edge of an image, and where images with their border around are kept."""
 
+from math import prod
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 # Mirrored without repeating the last row (SciPy's "mirror"), the last row repeated, or black.
 Border = Literal["reflect", "replicate", "constant"]
 
+# Bytes; vectors of 512 bits are read fastest from such places.
+_ALIGNMENT = 64
+
 
 class Workspace:
     """Memory that the images of a batch use one after another: fresh pages cost more than sums."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._memory, self._used = torch.empty(0, dtype=torch.uint8), 0
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return uninitialised memory; what was taken by the same name before is overwritten."""
-        count = int(np.prod(shape))
-        buffer = self._buffers.get((name, dtype))
-        if buffer is None or len(buffer) < count:
-            buffer = self._buffers[name, dtype] = torch.empty(count, dtype=dtype)
-        return buffer[:count].view(shape)
+    def clear(self) -> None:
+        """Give back all that was taken: it will be overwritten."""
+        self._used = 0
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return uninitialised memory."""
+        start, size = self._used, prod(shape) * dtype.itemsize
+        self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
+        if self._used > len(self._memory):  # tensors that were taken keep the old one
+            self._memory = torch.empty(2 * self._used, dtype=torch.uint8)
+        return self._memory[start : start + size].view(dtype).view(shape)
 
 
 def pad(
@@ -39,10 +46,10 @@ def pad(
     c, h, w = image.shape
     shape = (c, h + 2 * rows, w + 2 * columns)
     if rows_first:
-        memory = workspace.take("padded", (shape[1], c, shape[2]), dtype)
+        memory = workspace.take((shape[1], c, shape[2]), dtype)
         padded = memory.transpose(0, 1)
     else:
-        padded = workspace.take("padded", shape, dtype)
+        padded = workspace.take(shape, dtype)
     padded[:, rows : rows + h, columns : columns + w] = image
     for axis, reach, length in ((1, rows, h), (2, columns, w)):
         if reach == 0:

@@ -117,6 +117,7 @@ def _convolve_on_cpu(images: Tensor, kernels: Kernels, border: Border) -> Tensor
     sharp = set(range(len(images)))
     for group in kernels.groups:
         for place, index in enumerate(group.index.tolist()):
+            workspace.clear()
             path = path_of([factor[place] for factor in group.factors])
             values = path(images[index], border, workspace)
             if not images.is_floating_point():

@@ -66,12 +66,12 @@ class Bands:
         values = pad(image, rows, columns, border, dtype, workspace, rows_first=True)
         values = values.transpose(0, 1).reshape(h + 2 * rows, c * (w + 2 * columns))
         if self.column is not None:
-            blurred = workspace.take("columns", (h, c * (w + 2 * columns)), dtype)
+            blurred = workspace.take((h, c * (w + 2 * columns)), dtype)
             _products(self.column.to(dtype), values, blurred)
             values = blurred
         values = values.view(h * c, w + 2 * columns)
         if self.row is not None:
-            blurred = workspace.take("rows", (h * c, w), dtype)
+            blurred = workspace.take((h * c, w), dtype)
             _products(self.row.to(dtype), values.T, blurred.T)
             values = blurred
         return values.view(h, c, w).transpose(0, 1)
@@ -97,7 +97,7 @@ class Shifts:
         padded = pad(image, rows, columns, border, dtype, workspace)
         width = padded.shape[2]  # flat memory, as in `Runs`
         valid = padded.numel() - 2 * rows * width - 2 * columns
-        blurred = workspace.take("blurred", tuple(padded.shape), dtype)
+        blurred = workspace.take(tuple(padded.shape), dtype)
         total = blurred.view(-1)[:valid].zero_()
         for y, x, value in self.taps:
             start = y * width + x
@@ -129,7 +129,7 @@ class Strips:
         # The last one overlaps the one before where the rows cannot be shared out evenly.
         tops = [min(strip * height, h - height) for strip in range(count)]
         shape = (c, count, height + 2 * rows, w + 2 * columns)
-        strips = workspace.take("strips", shape, dtype)
+        strips = workspace.take(shape, dtype)
         for strip, top in enumerate(tops):
             strips[:, strip] = padded[:, top : top + height + 2 * rows]
         # conv2d correlates; turning the kernel by half a turn makes it a convolution.
@@ -139,7 +139,7 @@ class Strips:
             taps.repeat_interleave(count, dim=0)[:, None],
             groups=c * count,
         ).view(c, count, height, w)
-        blurred = workspace.take("blurred", (c, h, w), dtype)
+        blurred = workspace.take((c, h, w), dtype)
         for strip, top in enumerate(tops):
             blurred[:, top : top + height] = convolved[:, strip]
         return blurred

@@ -49,14 +49,14 @@ class Runs:
             sums[length] = torch.add(
                 sums[first][:valid],
                 sums[second][first * step : first * step + valid],
-                out=workspace.take(f"sum of {length}", (valid,), dtype),
+                out=workspace.take((valid,), dtype),
             )
         valid = padded.numel() - 2 * rows * width - 2 * columns
         shifted = [sums[n][y * width + x : y * width + x + valid] for y, x, n in self.runs]
-        total = shifted[0]
+        total, memory = shifted[0], workspace.take((valid,), dtype)
         for run in shifted[1:]:
-            total = torch.add(total, run, out=workspace.take("total", (valid,), dtype))
-        mean = workspace.take("mean", tuple(padded.shape), float_type)
+            total = torch.add(total, run, out=memory)
+        mean = workspace.take(tuple(padded.shape), float_type)
         flat = mean.view(-1)[:valid]
         flat.copy_(total.view(torch.uint16) if dtype == torch.int16 else total)
         flat.div_(self.count)  # a quotient is rounded exactly, so a tie stays a tie

@@ -30,8 +30,8 @@ from torch.utils.data import default_collate
 from blur_lightning.blur import BlurDistribution, Capture, blur_images
 from blur_lightning.blur.capture import cut_window, normalize
 from blur_lightning.data.imagenet import FileSource
-from blur_lightning.data.images import resize_smaller_side
 from blur_lightning.data.windows import WindowDataset, collate_readable
+from blur_lightning.images import resize_smaller_side
 from blur_lightning.provenance import environment
 
 SIZE = (500, 375)

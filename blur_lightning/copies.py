@@ -98,7 +98,7 @@ def write_copies(
         depth: Folder of depth maps, named and sized as masks are: .npy of floats in metres, or
             16-bit PNG in millimetres; 0 is unknown and counts as the largest depth of its map.
             Each pixel is defocused as by a lens, instead of --blur. With --canonical null a large
-            photograph takes tens of gigabytes.
+            photograph takes minutes and some gigabytes.
         focal_length: Of that lens, in millimetres; its sensor's smaller side is 24 mm.
         f_number: Of that lens; the smaller, the more blur.
         focus_distance: From that lens to what is sharp, in metres.
@@ -220,7 +220,7 @@ def _outcomes(
             torch.set_num_threads(threads)
         return
     context = get_context("forkserver")  # one process imports torch, workers are forks of it
-    context.set_forkserver_preload(["blur_lightning.blur.blurring", "blur_lightning.data.images"])
+    context.set_forkserver_preload(["blur_lightning.blur.blurring", "blur_lightning.images"])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     no_interrupt = (signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -254,7 +254,7 @@ def _end_with_parent() -> None:
 def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: Path) -> Outcome:
     """Copy a photograph unless that is done; what is wrong with it is returned, not raised."""
     from blur_lightning.blur.families import kernel_hash
-    from blur_lightning.data.images import UnreadableImageError
+    from blur_lightning.images import UnreadableImageError
 
     file, source, map_path = job
     for name, kind in (("mask", "mask"), ("depth", "depth map")):

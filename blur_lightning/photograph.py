@@ -27,7 +27,7 @@ _SENSOR = 24_000  # smaller side of a full-frame sensor in micrometres
 
 def find_photographs(paths: Sequence[Path], format: str) -> dict[str, Path]:
     """All photographs that the paths stand for, by the path of their copies."""
-    from blur_lightning.data.images import ENDINGS, image_files
+    from blur_lightning.images import ENDINGS, image_files
 
     photos: dict[str, Path] = {}
     for path in paths:
@@ -56,7 +56,7 @@ def find_maps(where: Path, photos: Mapping[str, Path], kind: Kind) -> dict[str, 
         photos: Photographs by their paths below their folder, whatever the ending.
         kind: What to look for.
     """
-    from blur_lightning.data.images import ENDINGS
+    from blur_lightning.images import ENDINGS
 
     maps: dict[str, Path] = {}
     if where.is_file():
@@ -89,7 +89,7 @@ def find_maps(where: Path, photos: Mapping[str, Path], kind: Kind) -> dict[str, 
 
 def read_mask(path: Path) -> np.ndarray:
     """Decode a mask to uint8 (h, w), upright: 255 is white; colours count by their brightness."""
-    from blur_lightning.data.images import UnreadableImageError, read_image
+    from blur_lightning.images import UnreadableImageError, read_image
 
     mask = np.asarray(Image.fromarray(read_image(path)).convert("L"))
     if mask.max() == 1:  # a map of labels, which looks black
@@ -102,7 +102,7 @@ def read_depth(path: Path) -> np.ndarray:
 
     What is 0, unknown, gets the largest depth of its map: out of reach is the usual reason.
     """
-    from blur_lightning.data.images import UnreadableImageError
+    from blur_lightning.images import UnreadableImageError
 
     try:
         if path.suffix.lower() == ".npy":
@@ -151,7 +151,7 @@ def write_copy(
     """
     import torch
 
-    from blur_lightning.data.images import UnreadableImageError, read_image, resize_smaller_side
+    from blur_lightning.images import UnreadableImageError, read_image, resize_smaller_side
 
     pixels = whole = read_image(source)
     if settings["canonical"]:

@@ -26,7 +26,7 @@ from blur_lightning.blur import (
 )
 from blur_lightning.blur.blurring import blur_images
 from blur_lightning.cli import main
-from blur_lightning.data.images import read_image, resize_smaller_side
+from blur_lightning.images import read_image, resize_smaller_side
 
 
 def save(path, size=(37, 31), **options):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blur_lightning.data.images import (
+from blur_lightning.images import (
     UnreadableImageError,
     image_files,
     read_image,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blur_lightning.data.images import UnreadableImageError
 from blur_lightning.errors import InputError
+from blur_lightning.images import UnreadableImageError
 from blur_lightning.photograph import find_maps, find_photographs, read_depth, read_mask
 
 

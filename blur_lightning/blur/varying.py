@@ -12,7 +12,7 @@ The circle of confusion is that of Potmesil and Chakravarty 1982 (ACM Trans. Gra
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -73,8 +73,8 @@ def blur_regions(
         gaussian = make_kernels([Blur("gaussian", feather)] * len(mask), device=mask.device)
         share = convolve(share[:, None], gaussian, "replicate")[:, 0]
         share = (share * _MASK_STEPS).round().clamp(0, _MASK_STEPS) / _MASK_STEPS
-    weights = torch.stack([share, 1 - share], dim=1)
-    return _blend(images, [inside, outside], weights, border, rim, light)
+    weights = (share, 1 - share)
+    return _blend(images, [inside, outside], weights.__getitem__, border, rim, light)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def blur_by_radius(
         [Blur("disk", r) if r > _SHARP_RADIUS else Blur("sharp") for r in layer]
         for layer in levels.T.tolist()
     ]
-    return _blend(images, layers, _between(levels, radius), border, rim, light)
+    return _blend(images, layers, _Between(levels, radius), border, rim, light)
 
 
 def blur_by_depth(
@@ -196,18 +196,20 @@ def blur_by_depth(
 def _blend(
     images: Shaped[Tensor, "b 3 h w"],
     layers: Sequence[Sequence[Blur]],
-    weights: Float[Tensor, "b n h w"],
+    weight: Callable[[int], Tensor],
     border: Border,
     rim: Rim,
     light: Light,
 ) -> Shaped[Tensor, "b 3 h w"]:
-    """Average n layers, each with one blur an image, by weights of sum 1 in each pixel.
+    """Average layers, each with one blur an image, by weights of sum 1 in each pixel.
 
-    A layer is not computed for the images in which its weight is 0 throughout.
+    The weights (b, h, w) of a layer are asked for twice, as all of them may not fit into memory. A
+    layer is not computed for the images in which its weight is 0 throughout.
     """
+    if not len(images):
+        return images.clone()
     dtype = torch.promote_types(images.dtype, torch.float32)
-    weights = weights.to(dtype)
-    active = weights.flatten(2).any(dim=2)
+    active = torch.stack([weight(n).flatten(1).any(dim=1) for n in range(len(layers))], dim=1)
     mixed = active.sum(dim=1) > 1
     single = (~mixed).nonzero()[:, 0]
     chosen = zip(single.tolist(), active[single].int().argmax(dim=1).tolist(), strict=True)
@@ -223,7 +225,7 @@ def _blend(
         index = (active[:, layer] & mixed).nonzero()[:, 0]
         chosen_blurs = [blurs[i] for i in index.tolist()]
         blurred = _layer(values[index], chosen_blurs, peak, border, rim)
-        total[index] += weights[index, layer, None] * blurred
+        total[index] += weight(layer)[index, None].to(dtype) * blurred
     total = total[mixed]
     if light == "linear":
         result[mixed] = to_srgb(total, images.dtype)
@@ -248,17 +250,25 @@ def _levels(radius: Float[Tensor, "b h w"], spacing: float) -> Float[Tensor, "b 
     return torch.cat([low[:, None], inner.clamp(low[:, None], high[:, None])], dim=1)
 
 
-def _between(
-    levels: Float[Tensor, "b n"], radius: Float[Tensor, "b h w"]
-) -> Float[Tensor, "b n h w"]:
+class _Between:
     """Weights of the levels in each pixel: of the two next to its radius, linear in 1 / radius."""
-    inverse = 1 / levels[:, :, None, None]
-    gaps = inverse[:, :-1] - inverse[:, 1:]
-    # How far a pixel has come from each level to the next; none, where a level repeats the last.
-    way = (inverse[:, :-1] - 1 / radius[:, None]) / gaps.clamp_min(torch.finfo(gaps.dtype).tiny)
-    one = torch.ones_like(radius)[:, None]
-    reached = torch.cat([one, way.clamp(0, 1), 0 * one], dim=1)
-    return reached[:, :-1] - reached[:, 1:]
+
+    def __init__(self, levels: Float[Tensor, "b n"], radius: Float[Tensor, "b h w"]) -> None:
+        self._inverse, self._place = 1 / levels[:, :, None, None], 1 / radius
+
+    def __call__(self, layer: int) -> Float[Tensor, "b h w"]:
+        return self._reached(layer) - self._reached(layer + 1)
+
+    def _reached(self, layer: int) -> Tensor:
+        """How far a pixel has come from the level before to this one; beyond the last: not."""
+        if layer == 0:
+            return torch.ones_like(self._place)
+        if layer == self._inverse.shape[1]:
+            return torch.zeros_like(self._place)
+        before, here = self._inverse[:, layer - 1], self._inverse[:, layer]
+        # No way at all where a level repeats the last.
+        gap = (before - here).clamp_min(torch.finfo(here.dtype).tiny)
+        return ((before - self._place) / gap).clamp(0, 1)
 
 
 def _check_map(name: str, values: Tensor, images: Tensor) -> None:

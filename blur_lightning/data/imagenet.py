@@ -21,9 +21,9 @@ from typing_extensions import override
 
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
-from blur_lightning.data.images import image_files, read_image
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
+from blur_lightning.images import image_files, read_image
 
 
 class FileSource:

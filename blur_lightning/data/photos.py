@@ -10,9 +10,9 @@ from typing_extensions import override
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.imagenet import FileSource
-from blur_lightning.data.images import image_files
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
+from blur_lightning.images import image_files
 
 # Cameras write leading zeros (IMG_0123), class indices have none.
 _LABEL = re.compile(r"_(0|[1-9]\d*)$")

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from blur_lightning.blur import Capture
 from blur_lightning.blur.capture import cut_window
-from blur_lightning.data.images import UnreadableImageError, resize_smaller_side
+from blur_lightning.images import UnreadableImageError, resize_smaller_side
 
 
 @runtime_checkable

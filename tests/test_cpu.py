@@ -125,3 +125,19 @@ def test_white_stays_white_and_black_stays_black():
         image = torch.full((1, 3, 40, 40), value, dtype=torch.uint8)
         for taps, _ in KERNELS.values():
             assert torch.equal(convolve(image, taps[None], border="replicate"), image)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_window_is_blurred_as_in_the_whole_image(name):
+    """Bit for bit, wherever it lies: so that cutting first changes no 8-bit value."""
+    taps, _ = KERNELS[name]
+    image = torch.from_numpy(GENERATOR.integers(0, 256, (1, 3, 150, 171), dtype=np.uint8))
+    whole = convolve(image, taps[None], border="replicate")
+    reach = max(taps.shape[-2:]) // 2
+    for top, left, height, width in ((0, 0, 40, 71), (31, 17, 1, 1), (53, 60, 97, 109)):
+        rows = slice(max(0, top - reach), top + height + reach)
+        columns = slice(max(0, left - reach), left + width + reach)
+        window = convolve(image[..., rows, columns], taps[None], border="replicate")
+        y, x = top - rows.start, left - columns.start
+        wanted = whole[..., top : top + height, left : left + width]
+        assert torch.equal(window[..., y : y + height, x : x + width], wanted)

@@ -16,7 +16,6 @@ the network's crop is blurred, with a border at the crop's own edge, and stored 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from math import ceil
 from typing import Literal
@@ -35,11 +34,10 @@ from blur_lightning.blur.convolution import exact_float32
 from blur_lightning.blur.families import Blur, half_width, is_convolution
 from blur_lightning.blur.kernels import Rim
 from blur_lightning.blur.light import Light
+from blur_lightning.blur.resizing import REACH, Band, Interpolation, resize_by_bands, resizing_bands
 from blur_lightning.errors import InputError
 
 _PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
-# Lines of the crop that one product makes: of 8, 12, 16, 24, 32 and 64 the fastest.
-_BAND = 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Capture:
     crop: int = 224
     border: Border = "reflect"
     rim: Rim = "hard"
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     light: Light = "srgb"
     order: Literal["blur_first", "crop_first"] = "blur_first"
     jpeg_quality: int | None = None
@@ -105,12 +103,17 @@ class Capture:
         """Pixels of the network's scale around the crop that its resampling filter reaches."""
         if self.scale == self.canonical:
             return 0
-        return ceil(self._taps * max(1.0, self.scale / self.canonical)) + 1
+        return ceil(REACH[self.interpolation] * max(1.0, self.scale / self.canonical)) + 1
 
     @property
-    def _taps(self) -> int:
-        """Where the resampling filter ends, in pixels of the coarser scale."""
-        return 2 if self.interpolation == "bicubic" else 1
+    def _bands(self) -> tuple[Band, ...]:
+        return resizing_bands(
+            self.window_side,
+            self.crop,
+            first=self._apron,
+            ratio=self.canonical / self.scale,
+            interpolation=self.interpolation,
+        )
 
     def __call__(
         self, windows: UInt8[Tensor, "b 3 s s"], blurs: Sequence[Blur]
@@ -125,23 +128,30 @@ class Capture:
         Returns:
             Values of 8-bit images as the paper has them, divided by 255, before normalising.
         """
-        side, parts = self.window_side, self._alike(blurs)
-        blurred = windows.new_empty(len(windows), 3, side, side)
-        for reach, indices in parts.items():
-            part = windows if len(parts) == 1 else windows[indices]
-            part = blur_images(
-                _centre(part, side + 2 * self.margin(reach)),
-                [blurs[index] for index in indices],
-                # With the blur first a window brings its border along; what this one fills in is
-                # cut off again. Of all it is the cheapest on a GPU, and never too wide.
-                border=self.border if self.order == "crop_first" else "replicate",
-                rim=self.rim,
-                light=self.light,
-            )
-            blurred[indices] = _centre(part, side)
+        parts = self._alike(blurs)
+        if len(parts) == 1:
+            blurred = self._blur(windows, blurs, *parts)
+        else:
+            blurred = windows.new_empty(len(windows), 3, self.window_side, self.window_side)
+            for reach, indices in parts.items():
+                chosen = [blurs[index] for index in indices]
+                blurred[indices] = self._blur(windows[indices], chosen, reach)
         if self.jpeg_quality is not None:
             blurred = _through_jpeg(blurred, self.jpeg_quality)
         return self._resize(blurred).div_(255)
+
+    def _blur(self, windows: Tensor, blurs: Sequence[Blur], reach: int) -> Tensor:
+        """Blur windows with the margin that blurs of such a reach need, and cut it off."""
+        blurred = blur_images(
+            _centre(windows, self.window_side + 2 * self.margin(reach)),
+            blurs,
+            # With the blur first a window brings its border along; what this one fills in is cut
+            # off again. Of all it is the cheapest on a GPU, and never too wide.
+            border=self.border if self.order == "crop_first" else "replicate",
+            rim=self.rim,
+            light=self.light,
+        )
+        return _centre(blurred, self.window_side)
 
     def _alike(self, blurs: Sequence[Blur]) -> dict[int, list[int]]:
         """Which blurs of a batch can be made on windows with the same margin, by that margin.
@@ -163,7 +173,7 @@ class Capture:
             return windows.float()
         with exact_float32(windows.device):
             if windows.device.type == "cpu":
-                return _resize_by_bands(windows, _bands(self))
+                return resize_by_bands(windows, self._bands)
             resized = F.interpolate(
                 windows.float(),
                 scale_factor=self.scale / self.canonical,
@@ -174,64 +184,6 @@ class Capture:
             )
         crop = slice(self._apron, self._apron + self.crop)
         return resized[..., crop, crop].clamp(0, 255)
-
-
-@dataclass(frozen=True, eq=False)
-class _Band:
-    """Which lines of a window make some neighbouring lines of the crop, and their weights."""
-
-    lines: slice
-    inputs: slice
-    weights: Float[Tensor, "lines inputs"]
-
-
-@lru_cache
-def _bands(capture: Capture) -> tuple[_Band, ...]:
-    """Cut the matrix that resizes a window to the crop, along either axis, into bands."""
-    ratio = capture.canonical / capture.scale
-    centres = (torch.arange(capture.crop, dtype=torch.float64) + capture._apron + 0.5) * ratio
-    pixels = torch.arange(capture.window_side) + 0.5
-    distances = (pixels - centres[:, None]).abs() / max(1.0, ratio)
-    if capture.interpolation == "bicubic":  # Keys 1981, a = -1/2, as Pillow's
-        near = (1.5 * distances - 2.5) * distances**2 + 1
-        far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
-        weights = torch.where(distances < 1, near, far)
-    else:
-        weights = 1 - distances
-    weights = weights.where(distances < capture._taps, 0)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).float()
-    bands = []
-    for start in range(0, capture.crop, _BAND):
-        lines = slice(start, min(start + _BAND, capture.crop))
-        used = weights[lines].any(dim=0).nonzero()
-        inputs = slice(int(used[0]), int(used[-1]) + 1)
-        bands.append(_Band(lines, inputs, weights[lines, inputs].contiguous()))
-    return tuple(bands)
-
-
-def _resize_by_bands(windows: Tensor, bands: Sequence[_Band]) -> Tensor:
-    """Resize windows to the crop, and make nothing but the crop.
-
-    One image at a time stays in the cache: two to four times as fast as `F.interpolate`, which
-    gives the same values up to rounding.
-    """
-    b, c, side, _ = windows.shape
-    crop = bands[-1].lines.stop
-    # A row of every channel side by side: so both products are wide, and none copies pixels.
-    values = torch.empty(side, c, side, dtype=torch.float32)
-    fewer_rows = torch.empty(crop, c * side, dtype=torch.float32)
-    resized = torch.empty(crop * c, crop, dtype=torch.float32)
-    crops = torch.empty(b, c, crop, crop, dtype=torch.float32)
-    for window, place in zip(windows, crops, strict=True):
-        values.copy_(window.transpose(0, 1))
-        rows = values.view(side, c * side)
-        for band in bands:
-            torch.mm(band.weights, rows[band.inputs], out=fewer_rows[band.lines])
-        columns = fewer_rows.view(crop * c, side).T
-        for band in bands:
-            torch.mm(band.weights, columns[band.inputs], out=resized.T[band.lines])
-        torch.clamp(resized.view(crop, c, crop).transpose(0, 1), 0, 255, out=place)
-    return crops
 
 
 def _centre(images: Tensor, side: int) -> Tensor:

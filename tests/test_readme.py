@@ -1,5 +1,6 @@
 """The figures of README.md are those of the files that it names."""
 
+import json
 import re
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def test_the_table_is_that_of_the_demo():
     sharp, mix = top1("scenes_sharp"), top1("scenes_mix")
     assert len(rows) >= 5
     assert rows == [(name, sharp[name], mix[name]) for name, *_ in rows]
+
+
+def test_the_speeds_are_those_that_were_measured():
+    rows = re.findall(r"^\| ([\w ]+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    figures = json.loads((ROOT / "docs/speed_blur.json").read_text())["figures"]
+    assert len(rows) >= 8
+    for work, speed, *times in rows:
+        measured = figures[work]
+        assert speed == f"{measured['ours']['images_a_second']['median']:.0f}"
+        peers = [measured[peer]["times_ours"]["median"] for peer in ("kornia", "OpenCV")]
+        assert times == [f"{peer:.1f}" for peer in peers]
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:docs|experiments)/[\w/.]+\w", README))))

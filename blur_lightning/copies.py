@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from blur_lightning.errors import InputError
+from blur_lightning.images import UnreadableImageError
 from blur_lightning.photograph import (
     LENS,
     Kind,
@@ -254,7 +255,6 @@ def _end_with_parent() -> None:
 def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: Path) -> Outcome:
     """Copy a photograph unless that is done; what is wrong with it is returned, not raised."""
     from blur_lightning.blur.families import kernel_hash
-    from blur_lightning.images import UnreadableImageError
 
     file, source, map_path = job
     for name, kind in (("mask", "mask"), ("depth", "depth map")):

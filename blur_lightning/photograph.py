@@ -13,6 +13,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from blur_lightning.errors import InputError
+from blur_lightning.images import (
+    ENDINGS,
+    UnreadableImageError,
+    image_files,
+    read_image,
+    resize_smaller_side,
+)
 from blur_lightning.robustness import replacing
 
 if TYPE_CHECKING:  # torch is imported where there is work to do; help needs none
@@ -27,8 +34,6 @@ _SENSOR = 24_000  # smaller side of a full-frame sensor in micrometres
 
 def find_photographs(paths: Sequence[Path], format: str) -> dict[str, Path]:
     """All photographs that the paths stand for, by the path of their copies."""
-    from blur_lightning.images import ENDINGS, image_files
-
     photos: dict[str, Path] = {}
     for path in paths:
         root, files = (path, image_files(path)) if path.is_dir() else (path.parent, [path])
@@ -56,8 +61,6 @@ def find_maps(where: Path, photos: Mapping[str, Path], kind: Kind) -> dict[str, 
         photos: Photographs by their paths below their folder, whatever the ending.
         kind: What to look for.
     """
-    from blur_lightning.images import ENDINGS
-
     maps: dict[str, Path] = {}
     if where.is_file():
         if len(photos) > 1:
@@ -89,8 +92,6 @@ def find_maps(where: Path, photos: Mapping[str, Path], kind: Kind) -> dict[str, 
 
 def read_mask(path: Path) -> np.ndarray:
     """Decode a mask to uint8 (h, w), upright: 255 is white; colours count by their brightness."""
-    from blur_lightning.images import UnreadableImageError, read_image
-
     mask = np.asarray(Image.fromarray(read_image(path)).convert("L"))
     if mask.max() == 1:  # a map of labels, which looks black
         raise UnreadableImageError(f"{path}: holds 0 and 1, all but black; a mask's white is 255")
@@ -102,8 +103,6 @@ def read_depth(path: Path) -> np.ndarray:
 
     What is 0, unknown, gets the largest depth of its map: out of reach is the usual reason.
     """
-    from blur_lightning.images import UnreadableImageError
-
     try:
         if path.suffix.lower() == ".npy":
             depth, needed = np.load(path, allow_pickle=False), "floats, metres"
@@ -150,8 +149,6 @@ def write_copy(
         map_path: Its depth map, or mask of the blur; None is blur all over.
     """
     import torch
-
-    from blur_lightning.images import UnreadableImageError, read_image, resize_smaller_side
 
     pixels = whole = read_image(source)
     if settings["canonical"]:

@@ -49,3 +49,11 @@ def test_a_share_of_an_image_is_blurred_in_squares(name):
     assert ((squares == 1) | (squares < 0.2)).all()
     assert 0.35 < (squares == 1).float().mean() < 0.65
     assert not torch.equal(squares[0], squares[1])
+
+
+def test_each_image_of_a_batch_has_glass_of_its_own():
+    images = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    drawn = [BlurDistribution.parse("glass_blur-3").draw(seed=0, index=i) for i in range(2)]
+    apart = blur_images(images, drawn)
+    assert not torch.equal(apart[0], apart[1])
+    assert torch.equal(apart[1], blur_images(images[:1], drawn[1:])[0])

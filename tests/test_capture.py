@@ -219,3 +219,15 @@ def test_what_is_no_convolution_depends_on_neither_margin_nor_batch(text):
     beside = capture(wider.repeat(3, 1, 1, 1), [wide, blur, Blur("zoom_blur", 1.0)])
     assert torch.equal(beside[1], alone[0])
     assert torch.equal(beside[0], capture(windows(capture, image, 12), [wide])[0])
+
+
+def test_the_rim_is_that_of_the_capture():
+    image, blurs = picture(), [Blur("disk", 2.5)]
+    results = []
+    for rim in ("hard", "area"):
+        capture = Capture(canonical=60, scale=60, crop=40, rim=rim)
+        window = windows(capture, image, 3)
+        results.append(capture(window, blurs))
+        wanted = convolve(window, make_kernels(blurs, rim=rim), "replicate")
+        assert torch.equal(results[-1], wanted[..., 3:-3, 3:-3].float() / 255)
+    assert not torch.equal(*results)

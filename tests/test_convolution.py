@@ -15,7 +15,7 @@ from blur_lightning.blur import (
     gaussian_taps,
     make_kernels,
 )
-from blur_lightning.blur.convolution import _convolve_on_gpu
+from blur_lightning.blur.convolution import _PRODUCTS, _convolve_on_gpu
 from blur_lightning.blur.families import Blur
 
 MODES = {"reflect": "mirror", "replicate": "nearest", "constant": "constant"}
@@ -321,6 +321,20 @@ def test_threads_leave_the_precision_as_it_was():
         with ThreadPoolExecutor(4) as threads:
             work = [threads.submit(convolve, images(10), make_kernels(BLURS)) for _ in range(24)]
             assert len({hash(job.result().numpy().tobytes()) for job in work}) == 1
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
+
+
+def test_products_stay_exact_until_the_last_has_left():
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        with _PRODUCTS:
+            with _PRODUCTS:
+                assert products.fp32_precision == "ieee"
+            assert products.fp32_precision == "ieee"
         assert products.fp32_precision == "bf16"
     finally:
         products.fp32_precision = before

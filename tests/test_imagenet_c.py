@@ -5,6 +5,7 @@ import pytest
 import torch
 from peers import imagecorruptions
 
+from blur_lightning.blur import imagenet_c
 from blur_lightning.blur.convolution import convolve
 from blur_lightning.blur.imagenet_c import (
     GLASS,
@@ -182,3 +183,17 @@ def test_corrected_kernels_do_not_brighten():
 def test_a_name_that_is_none_is_an_error():
     with pytest.raises(ValueError, match="'frost'"):
         corrupt(torch.zeros(1, 3, 9, 9), "frost", 1, angles=[0.0], keys=[0], border="reflect")
+
+
+def test_near_pixels_lie_on_all_sides_alike_save_in_legacy(monkeypatch):
+    seen = []
+
+    def noting(images, offsets, **options):
+        seen.append((int(offsets.min()), int(offsets.max())))
+        return images
+
+    monkeypatch.setattr(imagenet_c, "shuffle", noting)
+    for family in ("glass_blur", "glass_blur_legacy"):
+        images = torch.zeros(1, 3, 64, 64)
+        corrupt(images, family, 5, angles=[0.0], keys=[0], border="reflect")
+    assert seen == [(-4, 4), (-4, 3)]

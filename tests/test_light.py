@@ -49,3 +49,9 @@ def test_gradients_pass_through_light():
     image.data.clamp_(0.001, 0.999)
     function = lambda x: to_srgb(to_linear(x), torch.float64)  # noqa: E731
     assert torch.autograd.gradcheck(function, (image,))
+
+
+def test_black_has_a_finite_slope():
+    light = torch.zeros(3, requires_grad=True)
+    to_srgb(light, torch.float32).sum().backward()
+    assert light.grad is not None and torch.equal(light.grad, torch.full((3,), 12.92))

@@ -40,10 +40,11 @@ def to_linear(images: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def to_srgb(light: Float[Tensor, "*shape"], dtype: torch.dtype) -> Shaped[Tensor, "*shape"]:
     """Turn light in [0, 1] into sRGB values: uint8 by rounding half to even, or float."""
     # A power has no finite slope at 0, so gradients need a floor under the branch not taken.
-    light = light.clamp(0, 1)
     curved = 1.055 * light.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     values = torch.where(light <= 0.0031308, 12.92 * light, curved)
-    return values.to(dtype) if dtype.is_floating_point else (values * 255).round().to(dtype)
+    if dtype.is_floating_point:
+        return values.to(dtype)
+    return (values * 255).round().clamp(0, 255).to(dtype)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -39,6 +40,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if words[0] in VERBS:
+        # What a scheduler sends ends a command as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         return _guarded(lambda: _call(VERBS[words[0]][0], words), words)
     if words[0] in LIGHTNING_VERBS:
         return _guarded(lambda: _lightning(args), words)

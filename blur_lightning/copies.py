@@ -82,8 +82,9 @@ def write_copies(
 
     Args:
         photos: Photographs, or folders of them, searched at any depth.
-        blur: A blur (D4, M8@30, G2, shake, D8%50), or a mix or range (sharp+D4, D2..8) of which
-            one is drawn for each photograph. Needed unless there is --depth.
+        blur: A blur (D4, M8@30, G2, shake, coma0.2, motion_blur-3, D8%50: README.md has them all),
+            or a mix or range (sharp+D4, D2..8) of which one is drawn for each photograph. Needed
+            unless there is --depth.
         out: Folder of the copies; keeps the tree below each folder of photographs.
         canonical: Pixels of the smaller side that each photograph is resized to before the blur,
             so that D4 is the same for all; null keeps the size, lengths are then its own pixels.
@@ -137,7 +138,10 @@ def write_copies(
         done = list(tqdm(outcomes, total=len(found), unit="photo", disable=None))
     problems = sorted(outcome for outcome in done if isinstance(outcome, str))
     copies = [outcome for outcome in done if not isinstance(outcome, str)]
-    _write_manifest(out / MANIFEST, [row for row, _ in copies], found)
+    if copies or (out / MANIFEST).exists():
+        _write_manifest(out / MANIFEST, [row for row, _ in copies], found)
+    else:  # a folder without copies is free for other settings
+        (out / SETTINGS).unlink()
     written = sum(new for _, new in copies)
     print(f"{out}: {written} copies written, {len(copies) - written} were up to date")
     if problems[1:]:
@@ -242,6 +246,7 @@ def _start_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent gets it too, and ends its workers
     Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -267,7 +272,6 @@ def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: 
         key = zlib.crc32(os.fsencode(inside.as_posix()))
         blur = mix.draw(seed=settings["seed"], index=key)
         drawn = [blur, blur.family, blur.parameter, blur.angle, blur.bank, blur.share]
-        hashed = kernel_hash(blur, rim=settings["rim"])
     inputs = [source] if map_path is None else [source, map_path]
     done = size_if_done(inputs, out / file)
     try:
@@ -275,6 +279,8 @@ def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: 
             size = done or write_copy(source, out / file, blur, settings, map_path)
     except UnreadableImageError as error:
         return str(error)
+    if blur:
+        hashed = kernel_hash(blur, rim=settings["rim"])
     row = [file, source.as_posix(), map_path.as_posix() if map_path else "", *drawn, *size, hashed]
     return row + [settings[name] for name in COLUMNS[len(row) :]], done is None
 

@@ -167,7 +167,8 @@ def write_copy(
     try:
         blurred = _blurred(image, blur, settings, values)
     except ValueError as error:  # the kernel reaches further than the photograph
-        raise UnreadableImageError(f"{source}: {error}") from error
+        advice = str(error).replace("border='replicate'", "--border replicate")
+        raise UnreadableImageError(f"{source}: {advice}") from error
     with Image.open(source) as original:
         profile = original.info.get("icc_profile") or b""
     options: dict[str, Any] = {"format": Image.registered_extensions()[target.suffix.lower()]}

@@ -212,3 +212,16 @@ def test_bad_arguments_are_named():
             aberration_kernel({}, airy_radius=torch.tensor([1.0, radius]), half_width=2)
         with pytest.raises(InputError, match="airy_radius"):
             aberration_half_width({}, radius)
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "what"),
+    [
+        ({"coma": 0.2}, "coma: 0.2 is no tensor"),
+        ({"coma": torch.tensor([math.nan])}, "coma: .* finite waves"),
+        ({"coma": torch.zeros(1), "defocus": torch.zeros(3)}, r"lengths \[1, 3\] differ"),
+    ],
+)
+def test_coefficients_that_do_not_fit_are_named(coefficients, what):
+    with pytest.raises(InputError, match=what):
+        aberration_kernel.__wrapped__(coefficients)

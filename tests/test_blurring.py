@@ -57,3 +57,13 @@ def test_each_image_of_a_batch_has_glass_of_its_own():
     apart = blur_images(images, drawn)
     assert not torch.equal(apart[0], apart[1])
     assert torch.equal(apart[1], blur_images(images[:1], drawn[1:])[0])
+
+
+def test_blurs_that_do_not_fit_are_named():
+    images = torch.zeros(2, 3, 9, 9)
+    with pytest.raises(ValueError, match=r"blurs: 1 for images of shape \(2, 3, 9, 9\)"):
+        blur_images(images, [Blur("disk", 1.0)])
+    with pytest.raises(ValueError, match="blurs: 'D4' is no Blur; BlurDistribution.parse"):
+        blur_images.__wrapped__(images, ["D4", "D4"])
+    with pytest.raises(ValueError, match="they reach 1000 px.*use border='replicate'"):
+        blur_images(images, [Blur("disk", 1000.0)] * 2)

@@ -231,3 +231,12 @@ def test_the_rim_is_that_of_the_capture():
         wanted = convolve(window, make_kernels(blurs, rim=rim), "replicate")
         assert torch.equal(results[-1], wanted[..., 3:-3, 3:-3].float() / 255)
     assert not torch.equal(*results)
+
+
+def test_what_differs_from_the_defaults_is_named():
+    assert Capture(canonical=60, scale=60, crop=40).variant == ""
+    changed = Capture(canonical=256, light="linear", order="crop_first", jpeg_quality=85)
+    assert changed.variant == "light linear, order crop_first, jpeg_quality 85"
+    data = PhotosDataModule(capture=changed)
+    assert data.dataset == f"photos ({changed.variant})"
+    assert PhotosDataModule().dataset == "photos"

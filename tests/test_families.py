@@ -91,7 +91,7 @@ def test_families_are_found_by_name():
         (Blur("disk", -3.0), "needs a radius of 0 or more"),
         (Blur("gaussian", math.nan), "needs a sigma of 0 or more"),
         (Blur("motion", 3.0, math.inf), "needs a length"),
-        (Blur("defocus_blur", 6.0), "needs a severity of 1 or more as a whole number"),
+        (Blur("defocus_blur", 6.0), "needs a severity of 1 to 5 as a whole number"),
         (Blur("zoom_blur", 1.5), "as a whole number"),
         (Blur("shake", 1.0), r"no kernel of that number in a bank; banks: test \(100\)"),
         (Blur("shake", 100.0, bank="test"), "no kernel of that number"),

@@ -94,8 +94,13 @@ def aberration_kernel(
     Raises:
         InputError: A name is unknown, or a radius is not above 0.
     """
+    for name, waves in coefficients.items():
+        if not isinstance(waves, Tensor) or waves.ndim != 1 or not bool(waves.isfinite().all()):
+            raise InputError(f"{name}: {waves} is no tensor (n) of finite waves")
     given = [*coefficients.values(), *(t for t in (angle, airy_radius) if isinstance(t, Tensor))]
     like = given[0] if given else torch.zeros(1)
+    if len({len(t) for t in given if t.ndim}) > 1:
+        raise InputError(f"coefficients: lengths {[len(t) for t in given if t.ndim]} differ")
     radius = torch.as_tensor(airy_radius, dtype=like.dtype, device=like.device).expand_as(like)
     smallest, largest = (bound.item() for bound in radius.aminmax())
     _check(coefficients, smallest, largest)

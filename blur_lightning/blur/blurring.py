@@ -43,6 +43,8 @@ def blur_images(
             [0, 1] is to be light.
     """
     check_blurs(blurs)
+    if len(blurs) != len(images):
+        raise ValueError(f"blurs: {len(blurs)} for images of shape {tuple(images.shape)}; one each")
     if light not in get_args(Light):
         raise InputError(f"light: '{light}' is none of {', '.join(get_args(Light))}")
     reach = max((half_width(blur.family, blur.parameter) for blur in blurs), default=0)

@@ -90,6 +90,13 @@ class Capture:
                 raise InputError("capture.jpeg_quality: set capture.order crop_first too")
 
     @property
+    def variant(self) -> str:
+        """What differs from the defaults, scales apart: "light linear, rim area"; "" is nothing."""
+        names = ("border", "rim", "interpolation", "light", "order", "jpeg_quality")
+        changed = [name for name in names if getattr(self, name) != getattr(Capture, name)]
+        return ", ".join(f"{name} {getattr(self, name)}" for name in changed)
+
+    @property
     def window_side(self) -> int:
         """Side of the square that the crop is made from, in pixels at the canonical scale."""
         return ceil((self.crop + 2 * self._apron) * self.canonical / self.scale)

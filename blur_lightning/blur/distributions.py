@@ -217,8 +217,7 @@ def _advice(part: str) -> str:
         )
         return f"'{part}' is no blur; use sharp, shake, {known}, or a mix like sharp+D2+D4"
     family = max(fitting, key=lambda f: len(f.symbol))
-    low, high = family.bounds
-    least = f"of {low:g} to {high:g}" if family.whole else f"of {low:g} or more"
+    least = family.range_text
     unit = "" if family.parameter in ("severity", "waves") else " pixels"
     noun = "number of waves" if family.parameter == "waves" else family.parameter
     example = f"{family.symbol}{3 if family.whole else 0.2 if noun != family.parameter else 4}"

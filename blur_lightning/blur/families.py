@@ -93,6 +93,12 @@ class Family:
     angles: tuple[float, float] | None = None
     angle_needed: bool = False
 
+    @property
+    def range_text(self) -> str:
+        """Which parameters there are, in words."""
+        low, high = self.bounds
+        return f"of {low:g} or more" if high == inf else f"of {low:g} to {high:g}"
+
 
 def _disk(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
     return (disk_kernel(radius, half_width=half_width, rim=rim),)
@@ -133,41 +139,27 @@ def _aberration(
     return (aberration_kernel({name: waves}, angle, half_width=half_width),)
 
 
-def _defocus_blur(severity: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    return (torch.stack([imagenet_c.defocus_kernel(int(step)) for step in severity]),)
-
-
-def _gaussian_blur(severity: Tensor, angle: Tensor, reach: int, rim: Rim) -> tuple[Tensor, ...]:
-    sigma = severity.new_tensor([imagenet_c.GAUSSIAN[int(step) - 1] for step in severity])
-    return _gaussian(sigma, angle, reach, rim)
-
-
-def _motion_blur(severity: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
-    pairs = zip(severity.tolist(), angle.tolist(), strict=True)
-    return (torch.stack([imagenet_c.motion_kernel(int(step), turn) for step, turn in pairs]),)
+def _imagenet_c(
+    name: str, severity: Tensor, angle: Tensor, half_width: int, rim: Rim
+) -> tuple[Tensor, ...]:
+    return imagenet_c.kernels(name, severity, angle, half_width)
 
 
 def _of_imagenet_c() -> list[Family]:
-    kernels: dict[str, Factors | None] = {
-        "defocus_blur": _defocus_blur,
-        "motion_blur": _motion_blur,
-        "zoom_blur": None,
-        "glass_blur": None,
-        "gaussian_blur": _gaussian_blur,
-    }
+    names = ("defocus_blur", "motion_blur", "zoom_blur", "glass_blur", "gaussian_blur")
     return [
         Family(
             name + ending,
             f"{name}{ending}-",
             "severity",
             partial(imagenet_c.half_width, name + ending),
-            None if ending else factors,
+            None if ending or name in ("zoom_blur", "glass_blur") else partial(_imagenet_c, name),
             bounds=(1.0, 5.0),
             whole=True,
             angles=imagenet_c.MOTION_ANGLES if name == "motion_blur" else None,
         )
         for ending in ("", "_legacy")
-        for name, factors in kernels.items()
+        for name in names
     ]
 
 
@@ -178,7 +170,7 @@ _SHAPES = [
     Family("motion", "M", "length", box_half_width, _motion, angles=(0.0, 0.0), angle_needed=True),
     Family("gaussian", "G", "sigma", gaussian_half_width, _gaussian),
     # A lens: the parameter is the Airy radius, and that is 1 pixel for the aberrations.
-    Family("airy", "airy", "radius", partial(aberration_half_width, {}), _airy, bounds=(0.1, inf)),
+    Family("airy", "airy", "radius", partial(aberration_half_width, {}), _airy, bounds=(0.1, 10.0)),
     *(
         Family(
             name,
@@ -186,6 +178,7 @@ _SHAPES = [
             "waves",
             partial(_aberration_half_width, name),
             partial(_aberration, name=name),
+            bounds=(0.0, 2.0),  # so that a slip makes no kernel of thousands of pixels
             angles=None if frequency == 0 else (0.0, 0.0),
         )
         for name, (_, frequency) in ABERRATIONS.items()
@@ -210,6 +203,10 @@ def half_width(family: str, parameter: float) -> int:
 def check_blurs(blurs: Iterable[Blur]) -> None:
     """Refuse blurs that no draw could have given: InputError."""
     for blur in blurs:
+        if not isinstance(blur, Blur):
+            raise InputError(
+                f"blurs: {blur!r} is no Blur; BlurDistribution.parse(...).draw(...) is"
+            )
         if blur.family == "shake":
             count, _ = SHAKE_BANKS.get(blur.bank, (0, 0))
             if blur.parameter not in range(count):
@@ -224,7 +221,7 @@ def check_blurs(blurs: Iterable[Blur]) -> None:
             fits = low <= blur.parameter <= high and isfinite(blur.parameter)
             if not fits or (family.whole and blur.parameter % 1) or not isfinite(blur.angle):
                 whole = " as a whole number" if family.whole else ""
-                raise InputError(f"{blur!r}: needs a {family.parameter} of {low:g} or more{whole}")
+                raise InputError(f"{blur!r}: needs a {family.parameter} {family.range_text}{whole}")
         if not 0 <= blur.share <= 100:
             raise InputError(f"{blur!r}: needs a share of 0 to 100 percent")
 

@@ -40,6 +40,23 @@ GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
 ZOOM = ((1, 1.11, 0.01), (1, 1.16, 0.01), (1, 1.21, 0.02), (1, 1.26, 0.02), (1, 1.31, 0.03))
 
 
+def kernels(
+    family: str, severities: Float[Tensor, " n"], angles: Float[Tensor, " n"], reach: int
+) -> tuple[Float[Tensor, "n _ _"], ...]:
+    """Kernels of the three blurs that are convolutions, as `KernelGroup.factors`."""
+    steps = [int(severity) for severity in severities]
+    match family:
+        case "gaussian_blur":
+            sigma = severities.new_tensor([GAUSSIAN[step - 1] for step in steps])
+            taps = gaussian_taps(sigma, half_width=reach)
+            return (taps[:, :, None], taps[:, None, :])
+        case "motion_blur":
+            pairs = zip(steps, angles.tolist(), strict=True)
+            return (torch.stack([motion_kernel(step, angle) for step, angle in pairs]),)
+        case _:
+            return (torch.stack([defocus_kernel(step) for step in steps]),)
+
+
 def defocus_kernel(severity: int, *, legacy: bool = False) -> Float[Tensor, "k k"]:
     """A hard disk, softened; the reference's leaves no room for that and so gains up to 1.3 %."""
     radius, sigma = DEFOCUS[severity - 1]

@@ -130,10 +130,16 @@ class BlurDataModule(LightningDataModule, ABC):
         """Draw the blurs of a test condition: functions of (seed, condition, index) alone."""
         return [condition.draw(seed=self.seed, index=i) for i in batch["index"].tolist()]
 
+    @property
+    def dataset(self) -> str:
+        """Name in records: results of captures that differ must not be taken for repeats."""
+        variant = self.capture.variant
+        return f"{self.name} ({variant})" if variant else str(self.name)
+
     def provenance(self) -> dict[str, Any]:
         """Say which data was used: for provenance.json."""
         return {
-            "dataset": self.name,
+            "dataset": self.dataset,
             "fingerprint": {split: fingerprint(source) for split, source in self.sources.items()},
             "images": {split: len(source.names) for split, source in self.sources.items()},
             "unreadable": sorted(self.unreadable),

@@ -159,7 +159,7 @@ class Task(LightningModule, ABC):
             run=self.run_folder.resolve().name,
             model=self.name,
             trained_on=self.trained_on,
-            dataset=self.datamodule.name,
+            dataset=self.datamodule.dataset,
             scale=self.datamodule.capture.scale,
         )
         # The same on all processes, which have all gathered all columns.

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blur_lightning.blur import BlurDistribution, blur_images, convolve, make_kernels
+from blur_lightning.blur import Blur, BlurDistribution, blur_images, convolve, make_kernels
 from blur_lightning.blur.imagenet_c import corrupt
 
 
@@ -63,7 +63,7 @@ def test_blurs_that_do_not_fit_are_named():
     images = torch.zeros(2, 3, 9, 9)
     with pytest.raises(ValueError, match=r"blurs: 1 for images of shape \(2, 3, 9, 9\)"):
         blur_images(images, [Blur("disk", 1.0)])
-    with pytest.raises(ValueError, match="blurs: 'D4' is no Blur; BlurDistribution.parse"):
+    with pytest.raises(ValueError, match=r"blurs: .D4. is no Blur; BlurDistribution\.parse"):
         blur_images.__wrapped__(images, ["D4", "D4"])
-    with pytest.raises(ValueError, match="they reach 1000 px.*use border='replicate'"):
+    with pytest.raises(ValueError, match=r"they reach 1000 px.*use border='replicate'"):
         blur_images(images, [Blur("disk", 1000.0)] * 2)

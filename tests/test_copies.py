@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import signal
 import zlib
 from pathlib import Path
 
@@ -580,3 +581,16 @@ def test_the_settings_are_those_of_the_command(blur, photos, out):
         "format": "png",
         "quality": 95,
     }
+
+
+def test_a_folder_without_copies_is_free_for_other_settings(blur, out):
+    blur("--blur", "D500", expect=2)
+    assert not any(out.iterdir())
+    blur("--blur", "D1")
+
+
+def test_a_scheduler_ends_it_as_an_interrupt_does(blur, monkeypatch):
+    handled = []
+    monkeypatch.setattr("signal.signal", lambda *pair: handled.append(pair))
+    blur("--blur", "D1")
+    assert handled == [(signal.SIGTERM, signal.default_int_handler)]

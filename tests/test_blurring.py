@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from blur_lightning.blur import Blur, BlurDistribution, blur_images, convolve, make_kernels
+from blur_lightning.blur.families import check_blurs
 from blur_lightning.blur.imagenet_c import corrupt
 
 
@@ -64,6 +65,6 @@ def test_blurs_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"blurs: 1 for images of shape \(2, 3, 9, 9\)"):
         blur_images(images, [Blur("disk", 1.0)])
     with pytest.raises(ValueError, match=r"blurs: .D4. is no Blur; BlurDistribution\.parse"):
-        blur_images.__wrapped__(images, ["D4", "D4"])
+        check_blurs.__wrapped__(["D4", "D4"])
     with pytest.raises(ValueError, match=r"they reach 1000 px.*use border='replicate'"):
         blur_images(images, [Blur("disk", 1000.0)] * 2)

@@ -9,17 +9,20 @@ padded to the largest; "by kind" is a call for each size of kernel instead. A pa
 installed is left out, and the end says so: pip install -e '.[bench]'.
 """
 
-import argparse
 import ctypes
-import datetime
-import json
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from interleaved import Contender, ratios, seconds_an_image, spread  # sets the threads' policy
+from interleaved import (  # sets the threads' policy
+    Contender,
+    parse,
+    ratios,
+    seconds_an_image,
+    spread,
+    write_report,
+)
 from peers import imagecorruptions
 
 # isort: split
@@ -28,7 +31,6 @@ import torch
 
 from blur_lightning.blur import BlurDistribution, blur_images, convolve, make_kernels
 from blur_lightning.blur.families import Blur, half_width
-from blur_lightning.provenance import environment
 
 SIDE = 384
 # Images of a batch that a slow peer is timed on.
@@ -49,11 +51,7 @@ MEMORY_TARGET = 40  # MiB beyond the images of a batch of 32, their copy include
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table and write the figures as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/blur.json"))
-    parser.add_argument("--batch", type=int, default=32, help="images a batch")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, __doc__, out="blur.json", batch=32)
     torch.set_num_threads(1)
     pixels = np.random.default_rng(0).integers(0, 256, (options.batch, 3, SIDE, SIDE), np.uint8)
     images = torch.from_numpy(pixels)
@@ -72,19 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         memory[name] = peak_memory(work.ours)
         print(line(name, figures[name], memory[name]), flush=True)
     missed = missed_targets(figures, memory)
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "environment": environment(),
-        "batch": options.batch,
-        "rounds": options.rounds,
-        "figures": figures,
-        "peak_memory_mib": memory,
-        "targets": TARGETS,
-        "missed": missed,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(
+        options,
+        figures=figures,
+        peak_memory_mib=memory,
+        targets=TARGETS,
+        missed=missed,
+    )
     absent = [peer for peer in PEERS if not any(peer in row for row in figures.values())]
     print(*missed, *(f"not measured: {peer} is not installed" for peer in absent), sep="\n")
     print("targets missed" if missed else "no target missed", f"-> {options.out}")
@@ -284,13 +276,6 @@ def peak_memory(call: Callable[[], object]) -> float | None:
     before = read("VmRSS")
     call()
     return (read("VmHWM") - before) / 1024
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def line(name: str, figures: dict[str, Any], memory: float | None) -> str:

@@ -8,17 +8,20 @@ scales are those of Vasiljevic et al. 2016: 384 to blur at, 256 for the network,
 thread; the network itself does not count. Exits with status 2 where foolbox is not installed.
 """
 
-import argparse
-import datetime
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from blur import processor
-from interleaved import Contender, ratios, seconds_an_image, spread  # sets the threads' policy
+from interleaved import (  # sets the threads' policy
+    Contender,
+    parse,
+    ratios,
+    seconds_an_image,
+    spread,
+    write_report,
+)
 
 # isort: split
 import numpy as np
@@ -32,7 +35,6 @@ from blur_lightning.blur.capture import cut_window, normalize
 from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.windows import WindowDataset, collate_readable
 from blur_lightning.images import resize_smaller_side
-from blur_lightning.provenance import environment
 
 SIZE = (500, 375)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -47,11 +49,7 @@ TARGET = 4.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table and write the figures as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/feed.json"))
-    parser.add_argument("--batch", type=int, default=20, help="photographs a batch")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each stage")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, __doc__, out="feed.json", batch=20)
     if find_spec("foolbox") is None:
         print("the photographs are missing: pip install foolbox")
         return 2
@@ -64,18 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, figures in milliseconds.items():
         print("{:32} {median:7.2f} ms  ({least:.2f}-{most:.2f})".format(name, **figures))
     print("each condition on its own: {median:.2f}x  ({least:.2f}-{most:.2f})".format(**times))
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "environment": environment(),
-        "batch": options.batch,
-        "rounds": options.rounds,
-        "milliseconds_an_image": milliseconds,
-        "times_each_on_its_own": times,
-        "target": TARGET,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(
+        options, milliseconds_an_image=milliseconds, times_each_on_its_own=times, target=TARGET
+    )
     missed = times["median"] < TARGET
     verdict = f"missed: {times['median']:.2f} times, at least {TARGET:g} wanted"
     print(verdict if missed else "the target is reached", f"-> {options.out}")

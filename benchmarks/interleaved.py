@@ -1,10 +1,18 @@
 """Timing of several ways to do the same, in turns, so that a busy machine slows all of them."""
 
+import argparse
+import datetime
+import json
 import os
+import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blur_lightning.provenance import environment
 
 # Before torch is imported: spinning threads slow it down 5-30 times where cores are shared.
 os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="0")
@@ -46,3 +54,35 @@ def spread(values: list[float]) -> dict[str, float]:
 def ratios(theirs: list[float], ours: list[float]) -> list[float]:
     """How many times as long a peer took, round by round."""
     return [a / b for a, b in zip(theirs, ours, strict=True)]
+
+
+def parse(
+    arguments: Sequence[str] | None, documentation: str | None, *, out: str, batch: int
+) -> argparse.Namespace:
+    """Read what all benchmarks can be told: out, batch and rounds."""
+    parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results") / out)
+    parser.add_argument("--batch", type=int, default=batch, help="images a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+    return parser.parse_args(arguments)
+
+
+def write_report(options: argparse.Namespace, **figures: Any) -> None:
+    """Write figures as JSON, with the date, the machine and the versions."""
+    report = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "environment": environment(),
+        "batch": options.batch,
+        "rounds": options.rounds,
+        **figures,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

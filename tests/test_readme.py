@@ -35,6 +35,27 @@ def test_the_speeds_are_those_that_were_measured():
         assert times == [f"{peer:.1f}" for peer in peers]
 
 
+def test_the_tables_of_the_benchmarks_are_those_that_were_measured():
+    page = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    blur, feed = (
+        json.loads((ROOT / f"docs/speed_{name}.json").read_text()) for name in ("blur", "feed")
+    )
+    peers = ("kornia", "OpenCV", "torchvision", "SciPy", "albumentations", "imagecorruptions")
+
+    def told(figures, digits=1):
+        return "{median:.{d}f} ({least:.{d}f}-{most:.{d}f})".format(**figures, d=digits)
+
+    for work, row in blur["figures"].items():
+        cells = [told(row[peer]["times_ours"]) if peer in row else "" for peer in peers]
+        ours, memory = told(row["ours"]["images_a_second"], 0), blur["peak_memory_mib"][work]
+        assert f"| {' | '.join([work, ours, *cells, f'{memory:.0f}'])} |" in page
+    for stage, figures in feed["milliseconds_an_image"].items():
+        text = "| {} | {median:.2f} | {least:.2f}-{most:.2f} |".format(stage, **figures)
+        assert text in page
+    times = feed["times_each_on_its_own"]
+    assert "{median:.1f} times ({least:.1f}-{most:.1f})".format(**times) in page
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:docs|experiments)/[\w/.]+\w", README))))
 def test_every_file_that_is_named_is_there(path):
     assert (ROOT / path).exists()

@@ -247,26 +247,33 @@ def test_the_gpu_agrees_with_the_cpu():
     assert (on_gpu - convolve(batch, make_kernels(blurs))).abs().max() * 255 < 1e-3
 
 
-def test_reduced_precision_of_a_run_does_not_reach_the_blur(monkeypatch):
+@pytest.fixture
+def products():
+    """oneDNN's setting for products, as a run of reduced precision has it."""
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    yield setting
+    setting.fp32_precision = before
+
+
+def test_reduced_precision_of_a_run_does_not_reach_the_blur(products, monkeypatch):
     batch, kernels = images(len(BLURS)), make_kernels(BLURS)
+    products.fp32_precision, reduced = "ieee", products.fp32_precision
     plain = convolve(batch, kernels)
-    products = torch.backends.mkldnn.matmul
-    seen, product, before = set(), torch.mm, products.fp32_precision
+    products.fp32_precision = reduced
+    seen, product = set(), torch.mm
 
     def noting(*operands, **options):
         seen.add(products.fp32_precision)
         return product(*operands, **options)
 
     monkeypatch.setattr(torch, "mm", noting)
-    products.fp32_precision = "bf16"
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(convolve(batch, kernels), plain)
-            followed = convolve((batch / 255).requires_grad_(), kernels)
-        assert seen == {"ieee"}
-        assert products.fp32_precision == "bf16"
-    finally:
-        products.fp32_precision = before
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(convolve(batch, kernels), plain)
+        followed = convolve((batch / 255).requires_grad_(), kernels)
+    assert seen == {"ieee"}
+    assert products.fp32_precision == "bf16"
     assert followed.dtype == torch.float32
     assert (followed.detach() * 255 - convolve(batch / 255, kernels) * 255).abs().max() < 1e-3
 
@@ -313,28 +320,16 @@ def test_an_inherited_precision_is_inherited_again():
         onednn.fp32_precision = before
 
 
-def test_threads_leave_the_precision_as_it_was():
-    products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        with ThreadPoolExecutor(4) as threads:
-            work = [threads.submit(convolve, images(10), make_kernels(BLURS)) for _ in range(24)]
-            assert len({hash(job.result().numpy().tobytes()) for job in work}) == 1
-        assert products.fp32_precision == "bf16"
-    finally:
-        products.fp32_precision = before
+def test_threads_leave_the_precision_as_it_was(products):
+    with ThreadPoolExecutor(4) as threads:
+        work = [threads.submit(convolve, images(10), make_kernels(BLURS)) for _ in range(24)]
+        assert len({hash(job.result().numpy().tobytes()) for job in work}) == 1
+    assert products.fp32_precision == "bf16"
 
 
-def test_products_stay_exact_until_the_last_has_left():
-    products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
+def test_products_stay_exact_until_the_last_has_left(products):
+    with _PRODUCTS:
         with _PRODUCTS:
-            with _PRODUCTS:
-                assert products.fp32_precision == "ieee"
             assert products.fp32_precision == "ieee"
-        assert products.fp32_precision == "bf16"
-    finally:
-        products.fp32_precision = before
+        assert products.fp32_precision == "ieee"
+    assert products.fp32_precision == "bf16"

@@ -122,7 +122,7 @@ class Feed:
     def blur(self) -> None:
         """Blur a batch under each condition."""
         for name, windows in self.batches.items():
-            blur_images(windows, self.blurs[name], border="replicate")
+            blur_images(windows, self.blurs[name], border="replicate", margin=REACH[name])
 
     def network_input(self, name: str, windows: Tensor | None = None) -> Tensor:
         """Do all that happens on the device, under one condition."""

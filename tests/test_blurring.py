@@ -68,3 +68,26 @@ def test_blurs_that_do_not_fit_are_named():
         check_blurs.__wrapped__(["D4", "D4"])
     with pytest.raises(ValueError, match=r"they reach 1000 px.*use border='replicate'"):
         blur_images(images, [Blur("disk", 1000.0)] * 2)
+
+
+def test_a_margin_is_cut_off_blurs_of_every_kind():
+    blurs = [
+        Blur("disk", 3.0),
+        Blur("zoom_blur", 2.0),
+        Blur("glass_blur", 1.0, key=3),
+        Blur("disk", 3.0, key=5, share=50.0),
+        Blur("sharp"),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, 3, 70, 60), dtype=torch.uint8, generator=generator)
+    for light in ("srgb", "linear"):
+        whole = blur_images(images, blurs, light=light)
+        cut = blur_images(images, blurs, light=light, margin=6)
+        assert torch.equal(cut, whole[..., 6:-6, 6:-6])
+
+
+def test_reflection_needs_only_the_axis_along_which_a_blur_reaches():
+    wide = torch.arange(3 * 2 * 9, dtype=torch.uint8).view(1, 3, 2, 9)
+    assert blur_images(wide, [Blur("horizontal", 8.0)]).shape == wide.shape
+    with pytest.raises(ValueError, match="reflected border"):
+        blur_images(wide, [Blur("vertical", 8.0)])

@@ -333,3 +333,25 @@ def test_products_stay_exact_until_the_last_has_left(products):
             assert products.fp32_precision == "ieee"
         assert products.fp32_precision == "ieee"
     assert products.fp32_precision == "bf16"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_margin_is_drawn_on_and_cut_off(dtype):
+    # Kernels that reach less far than the margin, as far and further, on every path.
+    blurs = [*BLURS, Blur("coma", 0.2), Blur("gaussian", 0.8)]
+    batch = images(len(blurs)).to(dtype)
+    whole = convolve(batch, make_kernels(blurs))
+    for margin in (1, 4, 20):
+        cut = convolve(batch, make_kernels(blurs), margin=margin)
+        assert torch.equal(cut, whole[..., margin:-margin, margin:-margin]), margin
+    with pytest.raises(ValueError, match="margin: 31 pixels at each edge"):
+        convolve(batch, make_kernels(blurs), margin=31)
+    with pytest.raises(ValueError, match="margin: -1"):
+        convolve(batch, make_kernels(blurs), margin=-1)
+
+
+def test_a_margin_is_cut_off_where_gradients_are_wanted(photo):
+    taps = normalized(torch.ones(len(photo), 3, 5, dtype=photo.dtype)).requires_grad_()
+    cut = convolve(photo, taps, margin=3)
+    assert cut.requires_grad
+    torch.testing.assert_close(cut, convolve(photo, taps.detach())[..., 3:-3, 3:-3])

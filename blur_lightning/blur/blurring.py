@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from blur_lightning.blur.border import Border
-from blur_lightning.blur.convolution import convolve
+from blur_lightning.blur.convolution import convolve, without_margin
 from blur_lightning.blur.families import Blur, check_blurs, half_width, is_convolution, make_kernels
 from blur_lightning.blur.imagenet_c import corrupt
 from blur_lightning.blur.kernels import Rim
@@ -24,7 +24,8 @@ def blur_images(
     border: Border = "reflect",
     rim: Rim = "hard",
     light: Light = "srgb",
-) -> Shaped[Tensor, "b 3 h w"]:
+    margin: int = 0,
+) -> Shaped[Tensor, "b 3 _ _"]:
     """Blur each image with its own blur.
 
     Args:
@@ -34,9 +35,10 @@ def blur_images(
         rim: How shapes become pixels; see `kernels`.
         light: Whether values are averaged as the file has them, which is what the papers do, or
             the light that they stand for, which is what a camera does.
+        margin: Pixels at each edge that are there to be drawn on: they are cut off the result.
 
     Returns:
-        The blurred images, same size, type and device.
+        The blurred images, same type and device, same size but for the margin.
 
     Raises:
         ValueError: As `convolve`; a blur is none that can be drawn; or a float value outside
@@ -48,7 +50,7 @@ def blur_images(
     if light not in get_args(Light):
         raise InputError(f"light: '{light}' is none of {', '.join(get_args(Light))}")
     reach = max((half_width(blur.family, blur.parameter) for blur in blurs), default=0)
-    if border == "reflect" and reach >= min(images.shape[-2:]):  # before kernels are made
+    if border == "reflect" and reach >= max(images.shape[-2:]):  # before kernels are made
         raise ValueError(
             f"blurs: they reach {reach} px, which a reflected border of images of shape "
             f"{tuple(images.shape)} cannot fill; use border='replicate'"
@@ -60,9 +62,10 @@ def blur_images(
             others.setdefault((blur.family, blur.parameter), []).append(index)
     alone = {index for indices in others.values() for index in indices}
     kernels = [Blur("sharp") if index in alone else blur for index, blur in enumerate(blurs)]
-    blurred = convolve(values, make_kernels(kernels, rim=rim, device=images.device), border=border)
+    made = make_kernels(kernels, rim=rim, device=images.device)
+    blurred = convolve(values, made, border, margin=margin)
     for (family, severity), indices in others.items():
-        blurred[indices] = corrupt(
+        corrupted = corrupt(
             values[indices],
             family,
             int(severity),
@@ -70,6 +73,7 @@ def blur_images(
             keys=[blurs[index].key for index in indices],
             border=border,
         )
+        blurred[indices] = without_margin(corrupted, margin)
     if light == "linear":
         blurred = to_srgb(blurred, images.dtype)
     parts = [index for index, blur in enumerate(blurs) if blur.share < 100]
@@ -77,5 +81,6 @@ def blur_images(
         keys, shares = ([getattr(blurs[i], name) for i in parts] for name in ("key", "share"))
         size = (images.shape[-2], images.shape[-1])
         mask = random_regions(keys, share=[s / 100 for s in shares], size=size)
-        blurred[parts] = torch.where(mask[:, None].to(images.device), blurred[parts], images[parts])
+        mask = without_margin(mask, margin)[:, None].to(images.device)
+        blurred[parts] = torch.where(mask, blurred[parts], without_margin(images[parts], margin))
     return blurred

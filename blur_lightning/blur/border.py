@@ -32,6 +32,11 @@ class Workspace:
         return self._memory[start : start + size].view(dtype).view(shape)
 
 
+def inner_size(image: Tensor, margin: int) -> tuple[int, int]:
+    """Rows and columns of (..., h, w) without a margin at each edge."""
+    return image.shape[-2] - 2 * margin, image.shape[-1] - 2 * margin
+
+
 def pad(
     image: Tensor,
     rows: int,
@@ -40,17 +45,33 @@ def pad(
     dtype: torch.dtype,
     workspace: Workspace,
     *,
+    margin: int = 0,
     rows_first: bool = False,
 ) -> Tensor:
-    """Copy (c, h, w) with its border around it; `rows_first` puts channels inside rows."""
-    c, h, w = image.shape
+    """Copy (c, h, w) with rows and columns around it.
+
+    Args:
+        image: What is copied, but for its margin.
+        rows: How many rows above and below.
+        columns: How many columns on the left and on the right.
+        border: What they hold where the margin ends.
+        dtype: Type of the copy.
+        workspace: Where it lies.
+        margin: Pixels at each edge of the image that can only be part of what is around.
+        rows_first: Put channels inside rows.
+    """
+    c, h, w = image.shape[0], *inner_size(image, margin)
     shape = (c, h + 2 * rows, w + 2 * columns)
     if rows_first:
         memory = workspace.take((shape[1], c, shape[2]), dtype)
         padded = memory.transpose(0, 1)
     else:
         padded = workspace.take(shape, dtype)
-    padded[:, rows : rows + h, columns : columns + w] = image
+    # What of the margin is copied, and what is left for the border.
+    above, left = min(rows, margin), min(columns, margin)
+    rows, columns, h, w = rows - above, columns - left, h + 2 * above, w + 2 * left
+    part = image[:, margin - above :, margin - left :][:, :h, :w]
+    padded[:, rows : rows + h, columns : columns + w] = part
     for axis, reach, length in ((1, rows, h), (2, columns, w)):
         if reach == 0:
             continue

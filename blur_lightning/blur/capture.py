@@ -149,16 +149,16 @@ class Capture:
 
     def _blur(self, windows: Tensor, blurs: Sequence[Blur], reach: int) -> Tensor:
         """Blur windows with the margin that blurs of such a reach need, and cut it off."""
-        blurred = blur_images(
-            _centre(windows, self.window_side + 2 * self.margin(reach)),
+        windows = _centre(windows, self.window_side + 2 * self.margin(reach))
+        return blur_images(
+            windows,
             blurs,
-            # With the blur first a window brings its border along; what this one fills in is cut
-            # off again. Of all it is the cheapest on a GPU, and never too wide.
+            # With the blur first a window brings its border along. This one is never too wide.
             border=self.border if self.order == "crop_first" else "replicate",
             rim=self.rim,
             light=self.light,
+            margin=(windows.shape[-1] - self.window_side) // 2,
         )
-        return _centre(blurred, self.window_side)
 
     def _alike(self, blurs: Sequence[Blur]) -> dict[int, list[int]]:
         """Which blurs of a batch can be made on windows with the same margin, by that margin.

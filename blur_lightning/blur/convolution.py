@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from blur_lightning.blur import fused
-from blur_lightning.blur.border import Border, Workspace
+from blur_lightning.blur.border import Border, Workspace, inner_size
 from blur_lightning.blur.cpu import path_of
 
 # Images that a grouped convolution on a GPU takes at once: the memory it needs is a multiple.
@@ -67,7 +67,9 @@ def convolve(
     images: Shaped[Tensor, "b c h w"],
     kernels: Float[Tensor, "b *c k l"] | Kernels,
     border: Border = "reflect",
-) -> Shaped[Tensor, "b c h w"]:
+    *,
+    margin: int = 0,
+) -> Shaped[Tensor, "b c _ _"]:
     """Blur each image with its own kernel.
 
     Args:
@@ -76,15 +78,16 @@ def convolve(
             with odd k and l, no negative value and sum 1; or what the families give.
         border: What lies beyond the edge: the image mirrored without repeating its last row
             (SciPy's "mirror"), its last row repeated, or black.
+        margin: Pixels at each edge that are there to be drawn on: they are cut off the result.
 
     Returns:
-        The blurred images, same size, type and device. Gradients with respect to images and
-        kernels can be followed.
+        The blurred images, same type and device, same size but for the margin. Gradients with
+        respect to images and kernels can be followed.
 
     Raises:
         ValueError: Shapes, types or devices do not fit each other, a kernel has an even side or is
-            no kernel of sum 1, or the border cannot be reflected because a kernel reaches further
-            than the image.
+            no kernel of sum 1, the border cannot be reflected because a kernel reaches further
+            than the image, or the margin leaves nothing of it.
     """
     if not isinstance(images, Tensor):
         raise ValueError(
@@ -96,37 +99,45 @@ def convolve(
         _check_device(kernels, images)
         kernels = _one_group(images, kernels)
     _check(images, kernels, border)
+    _check_margin(images, margin)
     with exact_float32(images.device):
         if _differentiable(images, kernels):
             blurred = images.clone()
             for group in kernels.groups:
                 values = _grouped(images[group.index], group.factors, border)
                 blurred[group.index] = values.to(images.dtype)
-            return blurred
+            return without_margin(blurred, margin)
         if images.device.type == "cpu":
-            return _convolve_on_cpu(images, kernels, border)
+            return _convolve_on_cpu(images, kernels, border, margin)
         # A copy costs a GPU less than to find out which images stay as they are.
         blurred = images.clone()
         for group in kernels.groups:
             _convolve_on_gpu(images, group, border, blurred)
-    return blurred
+    return without_margin(blurred, margin)
 
 
-def _convolve_on_cpu(images: Tensor, kernels: Kernels, border: Border) -> Tensor:
-    blurred, workspace = torch.empty_like(images), Workspace()
+def without_margin(images: Tensor, margin: int) -> Tensor:
+    """Cut pixels off each edge of (..., h, w)."""
+    rows, columns = inner_size(images, margin)
+    return images[..., margin : margin + rows, margin : margin + columns]
+
+
+def _convolve_on_cpu(images: Tensor, kernels: Kernels, border: Border, margin: int) -> Tensor:
+    inner = without_margin(images, margin)
+    blurred, workspace = torch.empty_like(inner), Workspace()
     sharp = set(range(len(images)))
     for group in kernels.groups:
         for place, index in enumerate(group.index.tolist()):
             workspace.clear()
             path = path_of([factor[place] for factor in group.factors])
-            values = path(images[index], border, workspace)
+            values = path(images[index], border, workspace, margin)
             if not images.is_floating_point():
                 # By way of 16 bits, which torch does three times faster.
                 values = values.round_().to(torch.int16)
             blurred[index] = values
             sharp.discard(index)
     for index in sharp:
-        blurred[index] = images[index]
+        blurred[index] = inner[index]
     return blurred
 
 
@@ -270,6 +281,14 @@ def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
                 f"kernels: they reach {max(reach)} px, which a reflected border of a "
                 f"{shape[2]}x{shape[3]} image cannot fill; use border='replicate'"
             )
+
+
+def _check_margin(images: Tensor, margin: int) -> None:
+    if margin < 0 or min(inner_size(images, margin)) < 1:
+        raise ValueError(
+            f"margin: {margin} pixels at each edge of images of shape {tuple(images.shape)}; "
+            "0 or more, and a pixel must be left"
+        )
 
 
 def _check_device(kernels: Tensor, images: Tensor) -> None:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blur_lightning.blur.border import Border, Workspace, pad
+from blur_lightning.blur.border import Border, Workspace, inner_size, pad
 from blur_lightning.blur.runs import Runs, plan_runs
 
 # Outputs that a product with a band makes at once: of 8, 12, 16, 20, 24, 32, 48 and 64 the fastest.
@@ -55,15 +55,17 @@ class Bands:
     column: Tensor | None
     row: Tensor | None
 
-    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
-        """Blur (c, h, w); the result is float and lies in the workspace."""
-        c, h, w = image.shape
+    def __call__(
+        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
+    ) -> Tensor:
+        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
+        c, h, w = image.shape[0], *inner_size(image, margin)
         dtype = torch.promote_types(image.dtype, torch.float32)
         rows, columns = (
             0 if band is None else (band.shape[1] - _BAND) // 2 for band in (self.column, self.row)
         )
         # A row of every channel side by side: so the products are wide, and none copies pixels.
-        values = pad(image, rows, columns, border, dtype, workspace, rows_first=True)
+        values = pad(image, rows, columns, border, dtype, workspace, margin=margin, rows_first=True)
         values = values.transpose(0, 1).reshape(h + 2 * rows, c * (w + 2 * columns))
         if self.column is not None:
             blurred = workspace.take((h, c * (w + 2 * columns)), dtype)
@@ -89,12 +91,14 @@ class Shifts:
     half_width: tuple[int, int]
     taps: tuple[tuple[int, int, float], ...]
 
-    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
-        """Blur (c, h, w); the result is float and lies in the workspace."""
-        _, h, w = image.shape
+    def __call__(
+        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
+    ) -> Tensor:
+        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
+        h, w = inner_size(image, margin)
         rows, columns = self.half_width
         dtype = torch.promote_types(image.dtype, torch.float32)
-        padded = pad(image, rows, columns, border, dtype, workspace)
+        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin)
         width = padded.shape[2]  # flat memory, as in `Runs`
         valid = padded.numel() - 2 * rows * width - 2 * columns
         blurred = workspace.take(tuple(padded.shape), dtype)
@@ -118,12 +122,14 @@ class Strips:
 
     taps: Tensor
 
-    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
-        """Blur (c, h, w); the result is float and lies in the workspace."""
-        c, h, w = image.shape
+    def __call__(
+        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
+    ) -> Tensor:
+        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
+        c, h, w = image.shape[0], *inner_size(image, margin)
         rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
         dtype = torch.promote_types(image.dtype, torch.float32)
-        padded = pad(image, rows, columns, border, dtype, workspace)
+        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin)
         count = min(max(1, _CHANNELS // c), h)
         height = -(-h // count)
         # The last one overlaps the one before where the rows cannot be shared out evenly.
@@ -155,11 +161,13 @@ class Fourier:
 
     taps: Tensor
 
-    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
-        """Blur (c, h, w); the result is float."""
-        _, h, w = image.shape
+    def __call__(
+        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
+    ) -> Tensor:
+        """Blur (c, h, w) but for a margin; the result is float."""
+        h, w = inner_size(image, margin)
         rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
-        padded = pad(image, rows, columns, border, torch.float64, workspace)
+        padded = pad(image, rows, columns, border, torch.float64, workspace, margin=margin)
         size = [_fast_length(side) for side in padded.shape[1:]]
         spectrum = torch.fft.rfft2(padded, s=size)
         spectrum *= torch.fft.rfft2(self.taps.double(), s=size)

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blur_lightning.blur.border import Border, Workspace, pad
+from blur_lightning.blur.border import Border, Workspace, inner_size, pad
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,11 @@ class Runs:
     runs: tuple[tuple[int, int, int], ...]
     chain: tuple[tuple[int, int, int], ...]
 
-    def __call__(self, image: Tensor, border: Border, workspace: Workspace) -> Tensor:
-        """Blur (c, h, w); the result is float and may lie in the workspace."""
-        _, h, w = image.shape
+    def __call__(
+        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
+    ) -> Tensor:
+        """Blur (c, h, w) but for a margin; the result is float and may lie in the workspace."""
+        h, w = inner_size(image, margin)
         rows, columns = self.half_width
         if image.is_floating_point():
             dtype = float_type = torch.promote_types(image.dtype, torch.float32)
@@ -38,7 +40,7 @@ class Runs:
             # 16 bits may wrap around: they are read without a sign in the end.
             dtype = torch.int16 if self.count * 255 < 2**16 else torch.int32
             float_type = torch.float32
-        padded = pad(image, rows, columns, border, dtype, workspace)
+        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin)
         # In flat memory a shift by (y, x) is one by y * width + x, and each sum runs over a single
         # stretch of it; what is summed across the ends of rows is cut off with the padding.
         width = padded.shape[2]

@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
     dataset: str
     model: str
-    scale: int
+    scale: str
     trained_on: str
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # What a folder may hold besides images is told apart by ending, as people do.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
@@ -38,15 +38,33 @@ def read_image(path: Path) -> np.ndarray:
         raise UnreadableImageError(f"{path}: cannot be read ({reason})") from error
 
 
+def image_shape(path: Path) -> tuple[int, int]:
+    """Rows and columns that `read_image` will give, from the head of the file; zeros if broken."""
+    try:
+        with Image.open(path) as image:
+            # Orientations 5 to 8 lie on their side.
+            sideways = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            columns, rows = image.size[::-1] if sideways else image.size
+            return rows, columns
+    except _DECODER_ERRORS:
+        return 0, 0
+
+
+def resized_shape(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """Rows and columns after `resize_smaller_side`."""
+    factor = side / min(shape)
+    rows, columns = (max(side, round(length * factor)) for length in shape)
+    return rows, columns
+
+
 def resize_smaller_side(
     image: np.ndarray, side: int, *, interpolation: str = "bicubic"
 ) -> np.ndarray:
     """Resize a uint8 (h, w, 3) image so that its smaller side is `side`, antialiased."""
-    height, width = image.shape[:2]
-    factor = side / min(height, width)
-    if factor == 1:
+    shape = (image.shape[0], image.shape[1])
+    if min(shape) == side:
         return image
-    size = (max(side, round(width * factor)), max(side, round(height * factor)))
+    size = resized_shape(shape, side)[::-1]
     return np.asarray(Image.fromarray(image).resize(size, _FILTERS[interpolation]))
 
 

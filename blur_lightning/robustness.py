@@ -7,7 +7,7 @@ condition) and `provenance.json` (what produced them). Accuracies and intervals 
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import NormalDist
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blur_lightning.errors import InputError
+from blur_lightning.measurements import Columns, write_parquet
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
@@ -33,7 +34,7 @@ class Record(NamedTuple):
     condition: str
     family: str
     parameter: float | None  # px at the canonical scale; None: the family has no such number
-    scale: int  # px, the network's input
+    scale: str  # px of the network's input; 256+512: both, averaged
     metric: str
     value: float
     low: float | None
@@ -86,7 +87,7 @@ def summarize(
     model: str,
     trained_on: str,
     dataset: str,
-    scale: int,
+    scale: str,
 ) -> list[Record]:
     """Records of one run, ordered by condition and then by metric.
 
@@ -147,7 +148,7 @@ def write_run(
     folder: Path,
     *,
     records: Sequence[Record],
-    images: Mapping[str, Any],
+    images: Columns | Iterable[Columns],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write the three files of a run, all or none.
@@ -155,8 +156,8 @@ def write_run(
     Args:
         folder: Where to; made if missing. Files of an earlier run in it are replaced.
         records: Lines of `robustness.csv`.
-        images: Columns of `images.parquet`, all of one length; an array of two dimensions becomes
-            a column of lists. The types are kept.
+        images: Columns of `images.parquet`, all of one length, or several tables of the same
+            columns; an array of two dimensions becomes a column of lists. The types are kept.
         provenance: Content of `provenance.json`; what JSON has no type for is written as text.
     """
     # Left in reverse order: the CSV is renamed last, so that where it is, the others are too.
@@ -166,7 +167,8 @@ def write_run(
         replacing(folder / PROVENANCE) as json_path,
     ):
         _write_csv(csv_path, records)
-        _write_parquet(parquet_path, images)
+        tables = [images] if isinstance(images, Mapping) else images
+        write_parquet(parquet_path, tables, schema=SCHEMA)
         text = json.dumps(provenance, indent=2, ensure_ascii=False, default=str)
         json_path.write_text(text + "\n", encoding="utf-8")
 
@@ -180,28 +182,18 @@ def _write_csv(path: Path, records: Sequence[Record]) -> None:
             writer.writerow(float(x) if isinstance(x, np.floating) else x for x in record)
 
 
-def _write_parquet(path: Path, images: Mapping[str, Any]) -> None:
-    import pyarrow
-    from pyarrow import parquet
+def write_table(path: Path, tables: Iterable[Columns]) -> None:
+    """Write tables of the same columns, one below another, as CSV.
 
-    def column(values: Any) -> pyarrow.Array:
-        if getattr(values, "ndim", 1) != 2:
-            return pyarrow.array(values)
-        starts = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
-        return pyarrow.ListArray.from_arrays(starts, pyarrow.array(values.ravel()))
-
-    table = pyarrow.table({name: column(values) for name, values in images.items()})
-    metadata = {"blur_lightning.schema": str(SCHEMA)}
-    parquet.write_table(table.replace_schema_metadata(metadata), path)
-
-
-def write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Write columns of one length as CSV; an array of two dimensions becomes numbers and spaces."""
+    Of an array of two dimensions a row becomes numbers and spaces.
+    """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow(" ".join(map(str, x)) if np.ndim(x) else x for x in row)
+        for number, columns in enumerate(tables):
+            if number == 0:
+                writer.writerow(columns)
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow(" ".join(map(str, x)) if np.ndim(x) else x for x in row)
 
 
 def table(records: Sequence[Record]) -> str:
@@ -265,7 +257,7 @@ def _optional(cell: str) -> float | None:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("n", "scale", "schema"), int),
+    **dict.fromkeys(("n", "schema"), int),
     **dict.fromkeys(("parameter", "low", "high"), _optional),
     "value": float,
 }

@@ -83,7 +83,7 @@ def test_the_resize_is_that_of_torch(canonical, scale, crop, interpolation):
     resized = F.interpolate(
         window.float(), scale_factor=scale / canonical, mode=interpolation, antialias=True
     )
-    start = capture._apron
+    start = capture._apron(scale)
     expected = resized[..., start : start + crop, start : start + crop].clamp(0, 255) / 255
     ours = capture(window, [Blur("sharp")] * 2)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
@@ -167,11 +167,18 @@ def test_each_blurred_crop_is_stored_as_jpeg():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"order": "crop_first"}, "capture.order: crop_first blurs at the network's scale, 256"),
+        (
+            {"order": "crop_first"},
+            "capture.order: crop_first blurs a crop at the network's scale, 256",
+        ),
         ({"jpeg_quality": 85}, "capture.jpeg_quality: set capture.order crop_first too"),
         ({"jpeg_quality": 0}, "capture.jpeg_quality: 0 is not 1 to 100"),
         ({"crop": 300}, "capture.crop: 300 pixels do not fit"),
         ({"scale": 0}, "capture.scale: 0 is not 1 pixel"),
+        ({"scale": (256, 256)}, "capture.scale: name at least one, each once"),
+        ({"scale": ()}, "capture.scale: name at least one"),
+        ({"scale": (512, 128)}, "capture.crop: 224 pixels do not fit an image of scale 128"),
+        ({"order": "crop_first", "canonical": 256, "crop": None}, "set a capture.crop"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(settings, message):
@@ -240,3 +247,46 @@ def test_what_differs_from_the_defaults_is_named():
     data = PhotosDataModule(capture=changed)
     assert data.dataset == f"photos ({changed.variant})"
     assert PhotosDataModule().dataset == "photos"
+
+
+@pytest.mark.parametrize("scale", [40, 60, 96])
+def test_whole_images_are_resized_whole(scale):
+    capture = Capture(canonical=60, scale=scale, crop=None)
+    image, blurs = tensor(picture(60, 83)), [Blur("disk", 4.0)]
+    blurred = convolve(image, make_kernels(blurs)).float()
+    size = (scale, round(83 * scale / 60))
+    expected = blurred
+    if scale != 60:
+        expected = F.interpolate(blurred, size=size, mode="bicubic", antialias=True).clamp(0, 255)
+    ours = capture(image, blurs)
+    assert ours.shape == (1, 3, *size)
+    torch.testing.assert_close(ours, expected / 255, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("crop", [30, None])
+def test_several_scales_are_each_as_alone(crop):
+    both = Capture(canonical=60, scale=(40, 80), crop=crop)
+    assert both.scale_name == "40+80"
+    blurs = [Blur("disk", 2.0)]
+    image = tensor(picture(60, 90)) if crop is None else windows(both, picture(80, 90), 2)
+    inputs = both(image, blurs)
+    for scale, ours in zip((40, 80), inputs, strict=True):
+        alone = Capture(canonical=60, scale=scale, crop=crop)
+        if crop is not None:
+            cut = (image.shape[-1] - alone.window_side - 4) // 2
+            side = alone.window_side + 4
+            image_alone = image[..., cut : cut + side, cut : cut + side]
+        else:
+            image_alone = image
+        assert torch.equal(ours, alone(image_alone, blurs))
+
+
+def test_each_window_of_a_batch_may_have_a_scale_of_its_own():
+    capture = Capture(canonical=60, scale=(40, 80), crop=30)
+    blurs = [Blur("disk", 2.0), Blur("gaussian", 1.0), Blur("sharp")]
+    batch = torch.cat([windows(capture, picture(80, 90, seed), 4) for seed in range(3)])
+    scales = [80, 40, 80]
+    mixed = capture.at_scales(batch, blurs, scales)
+    for index, scale in enumerate(scales):
+        every = capture(batch[index : index + 1], blurs[index : index + 1])
+        assert torch.equal(mixed[index], every[capture.scales.index(scale)][0])

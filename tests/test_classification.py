@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from nets import MeanColour
+from PIL import Image
 
 from blur_lightning.blur import Blur
 from blur_lightning.data import ScenesDataModule
@@ -18,7 +19,7 @@ def task():
     """A task as the trainer would have it, but for the training."""
     task = ClassificationTask(MeanColour(10), conditions=["sharp", "D4"])
     data = ScenesDataModule()
-    data.trainer = SimpleNamespace(lightning_module=task)
+    data.trainer = SimpleNamespace(lightning_module=task, testing=True)
     task._trainer = SimpleNamespace(datamodule=data)
     return task
 
@@ -104,18 +105,28 @@ def test_one_step_of_training_is_known():
     assert task.net.linear.weight.grad.norm().item() == pytest.approx(0.43871, rel=1e-3)
 
 
-def test_strips_hold_the_first_images_of_each_condition(tmp_path):
-    strips = ExampleStrips()
+def test_strips_hold_the_middle_of_the_first_images_of_each_condition(tmp_path):
+    strips, folder = ExampleStrips(tmp_path / "hidden", 1), tmp_path / "shown"
     for start in (0.0, 0.4):
-        batch = torch.full((3, 3, 8, 8), start) + torch.arange(3).view(3, 1, 1, 1) / 10
+        batch = torch.full((3, 3, 8, 12), start) + torch.arange(3).view(3, 1, 1, 1) / 10
+        batch[..., :2] = batch[..., -2:] = 0.9  # beside the middle
         strips.add("D4", batch, mean=[0.1] * 3, std=[1.0] * 3)
+    folder.mkdir()
     for name in ("D8.jpg", "holiday.jpg"):
-        (tmp_path / name).touch()
-    strips.write(tmp_path)
-    from PIL import Image
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["D4.jpg", "holiday.jpg"]
-    strip = np.asarray(Image.open(tmp_path / "D4.jpg"))
+        (folder / name).touch()
+    strips.publish(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["D4.jpg", "holiday.jpg"]
+    strip = np.asarray(Image.open(folder / "D4.jpg"))
     assert strip.shape == (8, 40, 3)
     shades = strip[4, 4::8, 0] / 255
     np.testing.assert_allclose(shades, [0.1, 0.2, 0.3, 0.5, 0.6], atol=0.02)
+
+
+def test_strips_survive_an_interrupted_test(tmp_path):
+    first = torch.zeros(5, 3, 8, 8)
+    statistics = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    ExampleStrips(tmp_path / "hidden", 1).add("D4", first, **statistics)
+    again = ExampleStrips(tmp_path / "hidden", 1)
+    again.add("D4", first + 1, **statistics)
+    again.publish(tmp_path / "shown")
+    assert np.asarray(Image.open(tmp_path / "shown" / "D4.jpg")).max() == 0

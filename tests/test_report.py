@@ -26,7 +26,7 @@ def make_run(
     folder: Path, *, trained_on="original", gain=0.0, provenance=None, pictures=(), **constants
 ) -> Path:
     """A run whose top-1 is `gain` above that of CONDITIONS, plus or minus 0.1."""
-    fields = {"run": folder.name, "model": "net", "dataset": "photos", "n": 20, "scale": 224}
+    fields = {"run": folder.name, "model": "net", "dataset": "photos", "n": 20, "scale": "224"}
     fields |= {"trained_on": trained_on, **constants}
     records = []
     for name, (family, parameter, value) in CONDITIONS.items():

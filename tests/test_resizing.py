@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blur_lightning.blur.resizing import resize_by_bands, resizing_bands
+from blur_lightning.blur.resizing import _resize_by_bands, resizing_bands
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -18,7 +18,7 @@ def test_the_crop_is_that_of_an_antialiased_resize(
     torch.set_default_dtype(default)
     try:
         bands = resizing_bands(side, crop, first=first, ratio=ratio, interpolation=interpolation)
-        crops = resize_by_bands(windows, bands)
+        crops = _resize_by_bands(windows, bands, bands)
     finally:
         torch.set_default_dtype(torch.float32)
     whole = F.interpolate(

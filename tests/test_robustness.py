@@ -23,7 +23,7 @@ from blur_lightning.robustness import (
 )
 
 RECORD = Record(
-    "run", "net", "original", "photos", 3, "D4", "disk", 4.0, 224, "top1", 2 / 3, 0.1 + 0.2, 0.9
+    "run", "net", "original", "photos", 3, "D4", "disk", 4.0, "224", "top1", 2 / 3, 0.1 + 0.2, 0.9
 )
 SHARP = RECORD._replace(condition="sharp", family="sharp", parameter=None, low=None, high=None)
 IMAGES = {
@@ -100,7 +100,7 @@ def test_bootstrap_interval_of_one_value_is_that_value():
 
 
 def summarized(**columns):
-    constants = {"run": "r", "model": "m", "trained_on": "t", "dataset": "d", "scale": 224}
+    constants = {"run": "r", "model": "m", "trained_on": "t", "dataset": "d", "scale": "224"}
     conditions = [("sharp", "sharp", 0.0), ("D4", "disk", 4.0)]
     metrics = [name for name in columns if name != "condition"]
     return summarize(columns, conditions=conditions, metrics=metrics, **constants)
@@ -120,7 +120,7 @@ def test_summarize_makes_shares_of_bools_and_means_of_floats():
     assert (records[2].low, records[2].high) == wilson_interval(1, 3)
     assert (records[3].low, records[3].high) == bootstrap_interval(np.array([3, 4, 8]))
     assert records[2][:4] == ("r", "m", "t", "d")
-    assert (records[2].family, records[2].parameter, records[2].scale) == ("disk", 4.0, 224)
+    assert (records[2].family, records[2].parameter, records[2].scale) == ("disk", 4.0, "224")
 
 
 def test_summarize_refuses_what_it_has_no_statistic_for():
@@ -289,5 +289,5 @@ def test_a_table_for_the_terminal_has_a_line_for_each_condition():
 
 def test_a_written_table_has_lists_in_one_cell(tmp_path):
     columns = {"file": np.array(["a,b.jpg", "c.jpg"]), "top5": np.array([[3, 1], [2, 0]])}
-    write_table(tmp_path / "t.csv", columns)
+    write_table(tmp_path / "t.csv", [columns])
     assert (tmp_path / "t.csv").read_text() == 'file,top5\n"a,b.jpg",3 1\nc.jpg,2 0\n'

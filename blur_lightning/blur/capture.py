@@ -15,14 +15,13 @@ the network's crop is blurred, with a border at the crop's own edge, and stored 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from math import ceil
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,11 +29,10 @@ from torch import Tensor
 
 from blur_lightning.blur.blurring import blur_images
 from blur_lightning.blur.border import Border
-from blur_lightning.blur.convolution import exact_float32
 from blur_lightning.blur.families import Blur, half_width, is_convolution
 from blur_lightning.blur.kernels import Rim
 from blur_lightning.blur.light import Light
-from blur_lightning.blur.resizing import REACH, Band, Interpolation, resize_by_bands, resizing_bands
+from blur_lightning.blur.resizing import REACH, Interpolation, resize_crops, resize_images
 from blur_lightning.errors import InputError
 
 _PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
@@ -46,8 +44,10 @@ class Capture:
 
     Attributes:
         canonical: Smaller side of an image when it is blurred, in pixels.
-        scale: Smaller side of the whole image at the network's scale, in pixels.
-        crop: Side of the square that the network sees, in pixels of its scale.
+        scale: Smaller side of the whole image at the network's scale, in pixels. Of several a
+            training image gets one at random, and in a test the network sees all.
+        crop: Side of the square that the network sees, in pixels of its scale; None is the whole
+            image, for networks that take any size (see `models.dense`). Training needs a crop.
         border: What lies beyond the edge of an image; the paper does not say.
         rim: Whether pixels at a shape's rim count whole ("hard") or by area.
         interpolation: Filter of both resizes, antialiased; the paper does not say.
@@ -60,8 +60,8 @@ class Capture:
     """
 
     canonical: int = 384
-    scale: int = 256
-    crop: int = 224
+    scale: int | tuple[int, ...] = 256
+    crop: int | None = 224
     border: Border = "reflect"
     rim: Rim = "hard"
     interpolation: Interpolation = "bicubic"
@@ -70,18 +70,21 @@ class Capture:
     jpeg_quality: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("canonical", "scale", "crop"):
-            if getattr(self, name) < 1:
-                raise InputError(f"capture.{name}: {getattr(self, name)} is not 1 pixel or more")
-        if self.crop > self.scale:
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise InputError("capture.scale: name at least one, each once")
+        sides = {"canonical": self.canonical, "scale": min(self.scales), "crop": self.crop}
+        for name, side in sides.items():
+            if side is not None and side < 1:
+                raise InputError(f"capture.{name}: {side} is not 1 pixel or more")
+        if self.crop is not None and self.crop > min(self.scales):
             raise InputError(
-                f"capture.crop: {self.crop} pixels do not fit an image of scale {self.scale}; "
-                "enlarge capture.scale too"
+                f"capture.crop: {self.crop} pixels do not fit an image of scale "
+                f"{min(self.scales)}; enlarge capture.scale too"
             )
-        if self.order == "crop_first" and self.scale != self.canonical:
+        if self.order == "crop_first" and (self.scales != (self.canonical,) or self.crop is None):
             raise InputError(
-                f"capture.order: crop_first blurs at the network's scale, {self.scale} pixels; "
-                f"set capture.canonical {self.scale} too"
+                f"capture.order: crop_first blurs a crop at the network's scale, {self.scale_name} "
+                f"pixels; set a capture.crop, and capture.canonical {self.scale_name} too"
             )
         if self.jpeg_quality is not None:
             if not 1 <= self.jpeg_quality <= 100:
@@ -97,44 +100,85 @@ class Capture:
         return ", ".join(f"{name} {getattr(self, name)}" for name in changed)
 
     @property
+    def scales(self) -> tuple[int, ...]:
+        """Each scale of the network, in pixels."""
+        return (self.scale,) if isinstance(self.scale, int) else tuple(self.scale)
+
+    @property
+    def scale_name(self) -> str:
+        """As records name it: 256, or 256+512."""
+        return "+".join(map(str, self.scales))
+
+    @property
     def window_side(self) -> int:
-        """Side of the square that the crop is made from, in pixels at the canonical scale."""
-        return ceil((self.crop + 2 * self._apron) * self.canonical / self.scale)
+        """Side of the square that the crop of the smallest scale is made from, at the canonical."""
+        return self.window_side_at(min(self.scales))
+
+    def window_side_at(self, scale: int) -> int:
+        """Side of the square that the crop of one scale is made from, in canonical pixels."""
+        if self.crop is None:
+            raise InputError("capture.crop: whole images have no window; training needs a crop")
+        return ceil((self.crop + 2 * self._apron(scale)) * self.canonical / scale)
 
     def margin(self, reach: int) -> int:
         """Pixels around a window that blurs which reach so far draw on."""
-        return 0 if self.order == "crop_first" else reach
+        return 0 if self.order == "crop_first" or self.crop is None else reach
 
-    @property
-    def _apron(self) -> int:
+    def _apron(self, scale: int) -> int:
         """Pixels of the network's scale around the crop that its resampling filter reaches."""
-        if self.scale == self.canonical:
+        if scale == self.canonical:
             return 0
-        return ceil(REACH[self.interpolation] * max(1.0, self.scale / self.canonical)) + 1
-
-    @property
-    def _bands(self) -> tuple[Band, ...]:
-        return resizing_bands(
-            self.window_side,
-            self.crop,
-            first=self._apron,
-            ratio=self.canonical / self.scale,
-            interpolation=self.interpolation,
-        )
+        return ceil(REACH[self.interpolation] * max(1.0, scale / self.canonical)) + 1
 
     def __call__(
-        self, windows: UInt8[Tensor, "b 3 s s"], blurs: Sequence[Blur]
-    ) -> Float[Tensor, "b 3 crop crop"]:
-        """Blur each window, store it with 8 bits, resize it and cut out the crop.
+        self, windows: UInt8[Tensor, "b 3 h w"], blurs: Sequence[Blur]
+    ) -> Float[Tensor, "b 3 _ _"] | list[Float[Tensor, "b 3 _ _"]]:
+        """Blur each image, store it with 8 bits, resize it and cut out the crop.
 
         Args:
-            windows: Squares from `cut_window`: `window_side` and a margin around it.
-            blurs: One for each window; none may reach further than the margin, unless the crop
-                comes first: then none may reach further than a reflected border can be filled.
+            windows: Squares from `cut_window`: `window_side` and a margin around it; or, where
+                there is no crop, whole images of one size at the canonical scale.
+            blurs: One for each; none may reach further than the margin, unless there is none
+                (the crop comes first, or there is no crop): then none may reach further than a
+                reflected border can be filled.
 
         Returns:
-            Values of 8-bit images as the paper has them, divided by 255, before normalising.
+            Values of 8-bit images as the paper has them, divided by 255, before normalising; for
+            several scales a list, in their order.
         """
+        blurred = self._blurred(windows, blurs)
+        inputs = [self._resize(blurred, scale).div_(255) for scale in self.scales]
+        return inputs[0] if len(inputs) == 1 else inputs
+
+    def at_scales(
+        self,
+        windows: UInt8[Tensor, "b 3 s s"],
+        blurs: Sequence[Blur],
+        scales: Sequence[int],
+    ) -> Float[Tensor, "b 3 crop crop"]:
+        """Do the same with each window at a scale of its own.
+
+        Args:
+            windows: As above; what a scale does not need around its window may hold anything.
+            blurs: As above.
+            scales: One of the capture's scales for each window.
+        """
+        assert self.crop is not None
+        margin = (windows.shape[-1] - self.window_side) // 2
+        crops = windows.new_empty(len(windows), 3, self.crop, self.crop, dtype=torch.float32)
+        for scale in set(scales):
+            capture = replace(self, scale=scale)
+            indices = [index for index, own in enumerate(scales) if own == scale]
+            parts = _centre(windows[indices], capture.window_side + 2 * margin)
+            resized = capture(parts, [blurs[index] for index in indices])
+            assert isinstance(resized, Tensor)  # of one scale
+            crops[indices] = resized
+        return crops
+
+    def _blurred(self, windows: Tensor, blurs: Sequence[Blur]) -> Tensor:
+        """Blur windows or whole images; 8 bits."""
+        if self.crop is None:
+            return blur_images(windows, blurs, border=self.border, rim=self.rim, light=self.light)
         parts = self._alike(blurs)
         if len(parts) == 1:
             blurred = self._blur(windows, blurs, *parts)
@@ -143,9 +187,7 @@ class Capture:
             for reach, indices in parts.items():
                 chosen = [blurs[index] for index in indices]
                 blurred[indices] = self._blur(windows[indices], chosen, reach)
-        if self.jpeg_quality is not None:
-            blurred = _through_jpeg(blurred, self.jpeg_quality)
-        return self._resize(blurred).div_(255)
+        return blurred if self.jpeg_quality is None else _through_jpeg(blurred, self.jpeg_quality)
 
     def _blur(self, windows: Tensor, blurs: Sequence[Blur], reach: int) -> Tensor:
         """Blur windows with the margin that blurs of such a reach need, and cut it off."""
@@ -174,23 +216,22 @@ class Capture:
             parts.setdefault(widest if s else reach, []).append(index)
         return parts
 
-    def _resize(self, windows: Tensor) -> Tensor:
-        """Resize 8-bit windows and cut out the crop: float, 0..255, in memory of its own."""
-        if self.scale == self.canonical:
-            return windows.float()
-        with exact_float32(windows.device):
-            if windows.device.type == "cpu":
-                return resize_by_bands(windows, self._bands)
-            resized = F.interpolate(
-                windows.float(),
-                scale_factor=self.scale / self.canonical,
-                mode=self.interpolation,
-                # Also when it enlarges: without it torch's bicubic is another filter (a = -0.75).
-                antialias=True,
-                align_corners=False,
-            )
-        crop = slice(self._apron, self._apron + self.crop)
-        return resized[..., crop, crop].clamp(0, 255)
+    def _resize(self, blurred: Tensor, scale: int) -> Tensor:
+        """Resize 8-bit images and cut out the crop: float, 0..255, in memory of its own."""
+        if self.crop is None:
+            sides = (blurred.shape[-2], blurred.shape[-1])
+            rows, columns = (max(scale, round(side * scale / self.canonical)) for side in sides)
+            return resize_images(blurred, (rows, columns), self.interpolation)
+        blurred = _centre(blurred, self.window_side_at(scale))
+        if scale == self.canonical:
+            return blurred.float()
+        return resize_crops(
+            blurred,
+            self.crop,
+            first=self._apron(scale),
+            scales=(self.canonical, scale),
+            interpolation=self.interpolation,
+        )
 
 
 def _centre(images: Tensor, side: int) -> Tensor:

@@ -7,6 +7,7 @@ its own draw; batches for validation and tests stay sharp: the task asks for its
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import torch
@@ -19,12 +20,16 @@ from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
 from blur_lightning.data.windows import (
     KeyedSampler,
+    ShapeBatches,
     Source,
+    Subset,
     WindowDataset,
     collate_readable,
     fingerprint,
+    stratified,
 )
 from blur_lightning.errors import InputError
+from blur_lightning.images import resized_shape
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -36,9 +41,12 @@ class BlurDataModule(LightningDataModule, ABC):
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
         capture: Scales, crop and border of what the network sees.
+        test_capture: The same for tests and predictions, e.g. with crop null; None is capture.
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
         flip: Mirror half of the training images, left to right.
+        fraction: Train on this part of every class, in (0, 1], drawn from the seed.
+        per_class: Test on so many images of every class, drawn from the seed; None is all.
         batch_size: Images in a batch.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
@@ -53,8 +61,11 @@ class BlurDataModule(LightningDataModule, ABC):
         *,
         blur: str = "sharp",
         capture: Capture | None = None,
+        test_capture: Capture | None = None,
         jitter: Sequence[int] = (),
         flip: bool = True,
+        fraction: float = 1.0,
+        per_class: int | None = None,
         batch_size: int = 128,
         num_workers: int | None = None,
         seed: int | None = None,
@@ -65,11 +76,17 @@ class BlurDataModule(LightningDataModule, ABC):
         self.name = type(self).__name__.removesuffix("DataModule").lower()
         self.blur = BlurDistribution.parse(blur)
         self.capture = capture or Capture()
+        self.test_capture = test_capture or self.capture
         self.jitter = tuple(jitter) or (self.capture.canonical,)
         self.flip = flip
         if batch_size < 1 or min(self.jitter) < 1 or min(num_workers or 0, seed or 0) < 0:
             raise InputError("data: batch_size, jitter: 1 or more; num_workers, seed: 0 or more")
-        self.check_reach(self.blur)
+        if not 0 < fraction <= 1:
+            raise InputError(f"data.fraction: {fraction} is not above 0 and at most 1")
+        if per_class is not None and per_class < 1:
+            raise InputError(f"data.per_class: {per_class} is not 1 or more; null is all")
+        self.fraction, self.per_class = fraction, per_class
+        check_reach(self.blur, self.capture)
         self.batch_size, self.skip_unreadable = batch_size, skip_unreadable
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(8, cores) if num_workers is None else num_workers
@@ -85,7 +102,18 @@ class BlurDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in needed.get(stage, (stage,)):
-            self.sources.setdefault(split, self.source(split))  # type: ignore[arg-type]
+            if split not in self.sources:
+                self.sources[split] = self._part(split)  # type: ignore[index,arg-type]
+
+    def _part(self, split: Split) -> Source:
+        """All images of a split, or those that `fraction` and `per_class` draw."""
+        source = self.source(split)
+        fraction = self.fraction if split == "train" else 1.0
+        per_class = self.per_class if split == "test" else None
+        if source.labels is None or (fraction == 1 and per_class is None):
+            return source
+        chosen = stratified(source.labels, seed=self.seed, fraction=fraction, per_class=per_class)
+        return Subset(source, chosen)
 
     @override
     def train_dataloader(self) -> DataLoader:
@@ -93,7 +121,7 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", self._margin())
+        return self._loader("val", self.blur.half_width)
 
     @override
     def test_dataloader(self) -> DataLoader:
@@ -116,15 +144,33 @@ class BlurDataModule(LightningDataModule, ABC):
         if self.trainer.training and not self.trainer.validating and "image" in batch:
             keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
             batch["blur"] = [self.blur.draw(seed=self.seed, index=i, epoch=e) for e, i in keys]
-            batch["image"] = self.blurred(batch, batch["blur"])
+            scales = batch["scale"].tolist()
+            images = self.capture.at_scales(batch["image"], batch["blur"], scales)
+            batch["image"] = self._normalized(images)
         return batch
 
-    def blurred(self, batch: dict[str, Any], blurs: Sequence[Blur]) -> Tensor:
-        """Turn the sharp windows of a batch into the network's input, each with its own blur."""
+    def blurred(self, batch: dict[str, Any], blurs: Sequence[Blur]) -> Tensor | list[Tensor]:
+        """Turn the sharp images of a batch into the network's input, each with its own blur.
+
+        Returns:
+            (b, 3, h, w), or a list of them where the capture has several scales.
+        """
+        seen = self.active_capture(batch["image"], blurs)
+        if isinstance(seen, Tensor):
+            return self._normalized(seen)
+        return [self._normalized(images) for images in seen]
+
+    def _normalized(self, images: Tensor) -> Tensor:
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        images = self.capture(batch["image"], blurs)
         images = normalize(images, mean=module.mean, std=module.std, inplace=True)
         return images.to(module.dtype)
+
+    @property
+    def active_capture(self) -> Capture:
+        """What the network sees in the stage that runs."""
+        assert self.trainer is not None
+        testing = self.trainer.testing or self.trainer.predicting
+        return self.test_capture if testing else self.capture
 
     def draw(self, condition: BlurDistribution, batch: dict[str, Any]) -> list[Blur]:
         """Draw the blurs of a test condition: functions of (seed, condition, index) alone."""
@@ -133,7 +179,7 @@ class BlurDataModule(LightningDataModule, ABC):
     @property
     def dataset(self) -> str:
         """Name in records: results of captures that differ must not be taken for repeats."""
-        variant = self.capture.variant
+        variant = self.test_capture.variant
         return f"{self.name} ({variant})" if variant else str(self.name)
 
     def provenance(self) -> dict[str, Any]:
@@ -143,52 +189,75 @@ class BlurDataModule(LightningDataModule, ABC):
             "fingerprint": {split: fingerprint(source) for split, source in self.sources.items()},
             "images": {split: len(source.names) for split, source in self.sources.items()},
             "unreadable": sorted(self.unreadable),
+            "subset": {"fraction": self.fraction, "per_class": self.per_class, "seed": self.seed},
             "kernel_banks": self.blur.bank_hashes("training") if "train" in self.sources else {},
         }
-
-    def check_reach(self, blur: BlurDistribution) -> None:
-        """Refuse a blur that is wider than an image: InputError."""
-        name = "crop" if self.capture.order == "crop_first" else "canonical"
-        side = getattr(self.capture, name)
-        if blur.half_width >= side:
-            raise InputError(
-                f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
-                f"an image of data.capture.{name} {side}; use a smaller one"
-            )
 
     def _margin(self) -> int:
         """Pixels that the widest test condition draws on beyond a window."""
         conditions = getattr(self.trainer.lightning_module, "conditions", ())  # type: ignore[union-attr]
         for blur in conditions:
-            self.check_reach(blur)
-        return max(blur.half_width for blur in (self.blur, *conditions))
+            check_reach(blur, self.test_capture)
+        return max((blur.half_width for blur in conditions), default=0)
 
     def _loader(self, split: Split, margin: int) -> DataLoader:
+        assert self.trainer is not None
         source, training = self.sources[split], split == "train"
+        capture = self.test_capture if split in ("test", "predict") else self.capture
+        if split in ("train", "val") and capture.crop is None:
+            raise InputError(
+                "data.capture.crop: training needs a crop; whole images are for "
+                "data.test_capture.crop"
+            )
         dataset = WindowDataset(
             source,
-            self.capture,
-            margin=self.capture.margin(margin),
+            capture,
+            margin=capture.margin(margin),
             seed=self.seed,
             jitter=self.jitter if training else None,
             flip=self.flip,
         )
-        assert self.trainer is not None
-        sampler = KeyedSampler(
-            len(dataset),
-            seed=self.seed if training else None,
-            rank=self.trainer.global_rank,
-            processes=self.trainer.world_size,
-        )
+        indices = self._unmeasured(split)
+        process = {"rank": self.trainer.global_rank, "processes": self.trainer.world_size}
+        options: dict[str, Any] = {
+            "num_workers": self.num_workers,
+            "collate_fn": collate_readable,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
+        }
+        if capture.crop is None:
+            shapes = self._shapes(source, indices)
+            batches = ShapeBatches(indices, shapes, batch_size=self.batch_size, **process)
+            return DataLoader(dataset, batch_sampler=batches, **options)
+        sampler = KeyedSampler(indices, seed=self.seed if training else None, **process)
         # After a resume workers fetch ahead before Lightning calls set_epoch.
         sampler.set_epoch(self.trainer.current_epoch)
+        drop_last = training and len(sampler) >= self.batch_size
         return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate_readable,
-            drop_last=training and len(sampler) >= self.batch_size,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **options
+        )
+
+    def _unmeasured(self, split: Split) -> list[int]:
+        """Images of a split that an interrupted test has not measured yet."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        resumes = split in ("test", "predict") and hasattr(module, "measured_before")
+        measured = module.measured_before() if resumes else set()
+        return [i for i in range(len(self.sources[split].names)) if i not in measured]
+
+    def _shapes(self, source: Source, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """Shapes at the canonical scale, from the heads of the files, which take turns to wait."""
+        with ThreadPoolExecutor(max_workers=max(1, self.num_workers)) as pool:
+            shapes = list(pool.map(source.shape, indices))
+        side = self.test_capture.canonical
+        return [resized_shape(shape, side) if min(shape) else shape for shape in shapes]
+
+
+def check_reach(blur: BlurDistribution, capture: Capture) -> None:
+    """Refuse a blur that is wider than an image: InputError."""
+    name = "crop" if capture.order == "crop_first" else "canonical"
+    side = getattr(capture, name)
+    if blur.half_width >= side:
+        raise InputError(
+            f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
+            f"an image of data.capture.{name} {side}; use a smaller one"
         )

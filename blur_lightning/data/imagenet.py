@@ -23,7 +23,7 @@ from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import image_files, read_image
+from blur_lightning.images import image_files, image_shape, read_image
 
 
 class FileSource:
@@ -36,6 +36,10 @@ class FileSource:
     def size(self, index: int) -> int:
         """Bytes of one image's file."""
         return self.files[index].stat().st_size
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Rows and columns of one image, from the head of its file."""
+        return image_shape(self.files[index])
 
     def load(self, index: int) -> np.ndarray:
         """Decode one image; UnreadableImageError names a file that is broken."""
@@ -52,9 +56,12 @@ class ImageNetDataModule(BlurDataModule):
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
         capture: Scales, crop and border of what the network sees.
+        test_capture: The same for tests and predictions, e.g. with crop null; None is capture.
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
         flip: Mirror half of the training images, left to right.
+        fraction: Train on this part of every class, in (0, 1], drawn from the seed.
+        per_class: Test on so many images of every class, drawn from the seed; None is all.
         batch_size: Images in a batch.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
@@ -69,8 +76,11 @@ class ImageNetDataModule(BlurDataModule):
         classes: Literal["imagenet", "folders"] = "imagenet",
         blur: str = "sharp",
         capture: Capture | None = None,
+        test_capture: Capture | None = None,
         jitter: Sequence[int] = (),
         flip: bool = True,
+        fraction: float = 1.0,
+        per_class: int | None = None,
         batch_size: int = 128,
         num_workers: int | None = None,
         seed: int | None = None,
@@ -79,8 +89,11 @@ class ImageNetDataModule(BlurDataModule):
         super().__init__(
             blur=blur,
             capture=capture,
+            test_capture=test_capture,
             jitter=jitter,
             flip=flip,
+            fraction=fraction,
+            per_class=per_class,
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,

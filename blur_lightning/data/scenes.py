@@ -22,6 +22,10 @@ class SceneSource:
         """Bytes of one scene; what is drawn depends on its name alone."""
         return 3 * self.side**2
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Rows and columns of one scene."""
+        return self.side, self.side
+
     def load(self, index: int) -> np.ndarray:
         """Draw one scene; uint8 (side, side, 3)."""
         if index not in self._drawn:

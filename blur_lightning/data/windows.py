@@ -35,9 +35,64 @@ class Source(Protocol):
         """Bytes of one image's file, which hardly stay the same when the image changes."""
         ...
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Rows and columns of one image, without decoding it; zeros where it cannot be read."""
+        ...
+
     def load(self, index: int) -> np.ndarray:
         """Decode one image to uint8 (h, w, 3); UnreadableImageError names a file that is broken."""
         ...
+
+
+class Subset:
+    """Some images of a source, which keep their names and labels.
+
+    Args:
+        source: All images.
+        chosen: Which of them, by index.
+    """
+
+    def __init__(self, source: Source, chosen: Sequence[int]) -> None:
+        self.source, self.chosen = source, chosen
+        self.names = [source.names[index] for index in chosen]
+        self.labels = None if source.labels is None else [source.labels[i] for i in chosen]
+
+    def size(self, index: int) -> int:
+        """Bytes of one image's file."""
+        return self.source.size(self.chosen[index])
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Rows and columns of one image."""
+        return self.source.shape(self.chosen[index])
+
+    def load(self, index: int) -> np.ndarray:
+        """Decode one image."""
+        return self.source.load(self.chosen[index])
+
+
+def stratified(
+    labels: Sequence[int], *, seed: int, fraction: float = 1.0, per_class: int | None = None
+) -> list[int]:
+    """Draw a part of every class.
+
+    Args:
+        labels: Class of each image.
+        seed: The same seed draws the same images of a class, however many classes there are.
+        fraction: Of each class, in (0, 1], rounded, at least one image.
+        per_class: Images of each class, or all where there are fewer; None sets no limit.
+
+    Returns:
+        Indices, ascending.
+    """
+    classes: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        classes.setdefault(label, []).append(index)
+    chosen: list[int] = []
+    for label, indices in classes.items():
+        order = np.random.default_rng([seed, 4, label]).permutation(len(indices))
+        count = max(1, round(fraction * len(indices)))
+        chosen += (indices[place] for place in order[: min(count, per_class or count)])
+    return sorted(chosen)
 
 
 def fingerprint(source: Source) -> str:
@@ -57,8 +112,9 @@ class WindowDataset(Dataset):
         capture: Gives the canonical scale, the side of a window and the border.
         margin: Pixels around each window for the blur to draw on.
         seed: Seed of the random windows.
-        jitter: Smaller sides in pixels that a training image is resized to, one of them at random;
-            None takes the central window of an image at the canonical scale.
+        jitter: Smaller sides in pixels that a training image is resized to, one of them at random,
+            to be seen at one of the capture's scales; None takes the central window of an image at
+            the canonical scale, or the whole of it where the capture has no crop.
         flip: Mirror half of the images where there is a jitter.
     """
 
@@ -87,43 +143,71 @@ class WindowDataset(Dataset):
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
-        item = {"image": self._window(image, epoch, index), "epoch": epoch, "index": index}
+        item: dict[str, Any] = {"epoch": epoch, "index": index}
+        if self.jitter is None:
+            item["image"] = _tensor(self._central(image))
+        else:
+            item["image"], item["scale"] = self._random(image, epoch, index, self.jitter)
         if self.source.labels is not None:
             item["label"] = self.source.labels[index]
         return item
 
-    def _window(self, image: np.ndarray, epoch: int, index: int) -> Tensor:
-        side, place, flip = self.capture.canonical, (0.5, 0.5), False
-        if self.jitter is not None:
-            generator = np.random.default_rng([self.seed, 2, epoch, index])
-            side = int(generator.choice(self.jitter))
-            place = (generator.random(), generator.random())
-            flip = self.flip and generator.random() < 0.5
+    def _central(self, image: np.ndarray) -> np.ndarray:
+        capture = self.capture
+        resized = resize_smaller_side(image, capture.canonical, interpolation=capture.interpolation)
+        if capture.crop is None:
+            return resized
+        side, border = capture.window_side, capture.border
+        return cut_window(resized, side=side, margin=self.margin, border=border)
+
+    def _random(
+        self, image: np.ndarray, epoch: int, index: int, jitter: Sequence[int]
+    ) -> tuple[Tensor, int]:
+        """Cut the window of one scale; it lies in the middle of a frame for the smallest scale."""
+        capture = self.capture
+        generator = np.random.default_rng([self.seed, 2, epoch, index])
+        resized = resize_smaller_side(
+            image, int(generator.choice(jitter)), interpolation=capture.interpolation
+        )
+        place = (generator.random(), generator.random())
+        flip = self.flip and generator.random() < 0.5
+        scale = int(generator.choice(capture.scales)) if len(capture.scales) > 1 else 0
+        scale = scale or capture.scales[0]
         window = cut_window(
-            resize_smaller_side(image, side, interpolation=self.capture.interpolation),
-            side=self.capture.window_side,
+            resized,
+            side=capture.window_side_at(scale),
             margin=self.margin,
             place=place,
-            border=self.capture.border,
+            border=capture.border,
         )
         window = window[:, ::-1] if flip else window
-        return torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))
+        frame = capture.window_side + 2 * self.margin
+        if len(window) < frame:
+            before = (frame - len(window)) // 2
+            after = frame - len(window) - before
+            window = np.pad(window, ((before, after), (before, after), (0, 0)))
+        return _tensor(window), scale
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 class KeyedSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index), so that workers and processes need no random state of their own.
 
     Args:
-        length: Size of the data set.
+        indices: Which images of the data set, ascending.
         seed: Seed of the shuffling; None keeps the order.
         rank: This process.
         processes: Number of processes, which take turns; in order, none is padded.
     """
 
     def __init__(
-        self, length: int, *, seed: int | None = None, rank: int = 0, processes: int = 1
+        self, indices: Sequence[int], *, seed: int | None = None, rank: int = 0, processes: int = 1
     ) -> None:
-        self.length, self.seed, self.rank, self.processes = length, seed, rank, processes
+        self.indices = indices
+        self.seed, self.rank, self.processes = seed, rank, processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,17 +215,55 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
+        order = np.asarray(self.indices, dtype=np.int64)
         if self.seed is not None:
-            order = np.random.default_rng([self.seed, 3, self.epoch]).permutation(self.length)
+            order = np.random.default_rng([self.seed, 3, self.epoch]).permutation(order)
             # Gradients are averaged over processes, so each must take as many steps.
-            order = order[: self.length // self.processes * self.processes]
+            order = order[: len(order) // self.processes * self.processes]
         return ((self.epoch, int(index)) for index in order[self.rank :: self.processes])
 
     def __len__(self) -> int:
         if self.seed is not None:
-            return self.length // self.processes
-        return len(range(self.rank, self.length, self.processes))
+            return len(self.indices) // self.processes
+        return len(range(self.rank, len(self.indices), self.processes))
+
+
+class ShapeBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of images of one shape each, so that whole images need no padding.
+
+    Args:
+        indices: Which images of the data set.
+        shapes: Rows and columns of each of them, at the canonical scale.
+        batch_size: Most images of a batch.
+        rank: This process.
+        processes: Number of processes, which take turns.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        shapes: Sequence[tuple[int, int]],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for index, shape in sorted(zip(indices, shapes, strict=True), key=lambda pair: pair[::-1])[
+            rank::processes
+        ]:
+            alike.setdefault(shape, []).append((0, index))
+        self.batches = [
+            keys[start : start + batch_size]
+            for keys in alike.values()
+            for start in range(0, len(keys), batch_size)
+        ]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What all tasks share: conditions, records and what a checkpoint says of its training."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,14 +17,18 @@ from typing_extensions import override
 
 from blur_lightning import robustness
 from blur_lightning.blur import Blur, BlurDistribution
+from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
+from blur_lightning.measurements import Measurements
 from blur_lightning.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips
+from blur_lightning.tasks.networks import network_name, pretrained_setting, weights_hash
+from blur_lightning.tasks.rows import Columns, columns_of
 
 # Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Columns = dict[str, np.ndarray]
+Result = TypeVar("Result")
 
 
 class Task(LightningModule, ABC):
@@ -44,6 +50,7 @@ class Task(LightningModule, ABC):
         lr_scheduler: LRSchedulerCallable | None,
         lr_interval: Literal["epoch", "step"],
         channels_last: bool,
+        compile: bool,
         conditions: Sequence[str],
         name: str | None,
         trained_on: str,
@@ -52,13 +59,13 @@ class Task(LightningModule, ABC):
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
-        self.conditions = [BlurDistribution.parse(condition) for condition in conditions]
-        if not conditions or len({str(blur) for blur in self.conditions}) < len(conditions):
-            raise InputError("model.conditions: name at least one blur, each once")
-        self.name, self.trained_on = name or _network_name(net), trained_on
+        if compile:
+            self.net.compile()  # in place: the names of the weights stay
+        self.conditions = parse_conditions(conditions)
+        self.name, self.trained_on = name or network_name(net), trained_on
         self.run_config: Mapping[str, Any] | None = None
-        self._columns: list[Columns] = []
-        self._examples = ExampleStrips()
+        self._measurements: Measurements | None = None
+        self._examples: ExampleStrips | None = None
 
     @abstractmethod
     def measure(self, output: Tensor, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
@@ -67,17 +74,25 @@ class Task(LightningModule, ABC):
     @property
     def mean(self) -> Sequence[float]:
         """Of each channel of the network's input, as timm knows it; else ImageNet's."""
-        return _pretrained_setting(self.net, "mean", IMAGENET_MEAN)
+        return pretrained_setting(self.net, "mean", IMAGENET_MEAN)
 
     @property
     def std(self) -> Sequence[float]:
         """Of each channel of the network's input, as timm knows it; else ImageNet's."""
-        return _pretrained_setting(self.net, "std", IMAGENET_STD)
+        return pretrained_setting(self.net, "std", IMAGENET_STD)
 
     @override
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor | list[Tensor]) -> Tensor:
+        """Images (b, 3, h, w), or a list of the same images at several scales."""
         try:
-            return self.net(image.contiguous(memory_format=self.memory_format))
+            if isinstance(image, Tensor):
+                return self.net(image.contiguous(memory_format=self.memory_format))
+            if getattr(self.net, "takes_scales", False):
+                return self.net([i.contiguous(memory_format=self.memory_format) for i in image])
+            raise InputError(
+                "model.net: takes one scale, and data.capture.scale names several; wrap it in "
+                "blur_lightning.models.Dense or FiveCrops"
+            )
         except AssertionError as error:  # what timm says of an input of another size
             raise InputError(
                 f"model.net: {error}; fit --data.capture.crop and --data.capture.scale to it"
@@ -117,31 +132,53 @@ class Task(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_on = checkpoint.get("trained_on", self.trained_on)
 
-    @override
-    def on_test_epoch_start(self) -> None:
-        self._columns.clear()
-        self._examples.clear()
+    def measured_before(self) -> set[int]:
+        """Images that a test or prediction has measured before it was interrupted.
 
-    @override
-    def on_predict_epoch_start(self) -> None:
-        self._columns.clear()
+        The data module asks when it makes the loader: the weights are in place by then.
+        """
+        self._measurements = Measurements(self.run_folder, self._key())
+        if self.trainer.is_global_zero:
+            self._measurements.prepare()
+        self.trainer.strategy.barrier()
+        self._examples = ExampleStrips(self._measurements.folder / "examples", len(self.conditions))
+        indices = self._measurements.indices()
+        if indices and self.trainer.is_global_zero:
+            print(f"going on: {len(indices):,} images were measured before")
+        return indices
+
+    def _key(self) -> str:
+        """Hash of all that a measurement depends on."""
+        facts = self.provenance()
+        del facts["created"], facts["data"]["unreadable"]
+        text = json.dumps([self.trainer.state.fn, facts], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        for condition, blurs, image in self._each_condition(batch):
-            measured = self.measure(self(image), batch)
-            self._columns.append(_columns(condition, blurs, batch, measured))
-            self._examples.add(str(condition), image, mean=self.mean, std=self.std)
+        self._measure_conditions(batch, self._examples)
 
     @override
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        self._measure_conditions(batch)
+
+    def _measure_conditions(
+        self, batch: Mapping[str, Any], examples: ExampleStrips | None = None
+    ) -> None:
+        rows = []
         for condition, blurs, image in self._each_condition(batch):
             measured = self.measure(self(image), batch)
-            self._columns.append(_columns(condition, blurs, batch, measured))
+            rows.append(columns_of(condition, blurs, batch, measured))
+            if examples and self.trainer.is_global_zero:
+                seen = image if isinstance(image, Tensor) else image[0]
+                examples.add(str(condition), seen, mean=self.mean, std=self.std)
+        if rows:
+            merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
+            self.measurements.append(merged)
 
     def _each_condition(
         self, batch: Mapping[str, Any]
-    ) -> Iterable[tuple[BlurDistribution, list[Blur], Tensor]]:
+    ) -> Iterable[tuple[BlurDistribution, list[Blur], Tensor | list[Tensor]]]:
         """Blur a decoded batch once for each condition, on the device."""
         if "image" not in batch:  # nothing in it could be read
             return
@@ -151,38 +188,71 @@ class Task(LightningModule, ABC):
 
     @override
     def on_test_epoch_end(self) -> None:
-        images = self._gathered_columns()
-        records = robustness.summarize(
-            images,
-            metrics=self.metrics,
-            conditions=[(str(c), c.family, c.parameter) for c in self.conditions],
-            run=self.run_folder.resolve().name,
-            model=self.name,
-            trained_on=self.trained_on,
-            dataset=self.datamodule.dataset,
-            scale=self.datamodule.capture.scale,
-        )
-        # The same on all processes, which have all gathered all columns.
+        records = self._collected(self._records)
+        # The same on all processes.
         self.log_dict(
             {f"test/{r.condition}/{r.metric}": r.value for r in records}, rank_zero_only=True
         )
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+        if self.trainer.is_global_zero:
             robustness.write_run(
-                self.run_folder, records=records, images=images, provenance=self.provenance()
+                self.run_folder,
+                records=records,
+                images=(self.measurements.rows(str(c)) for c in self.conditions),
+                provenance=self.provenance(),
             )
-            self._examples.write(self.run_folder / "examples")
+            assert self._examples
+            self._examples.publish(self.run_folder / "examples")
+            self.measurements.remove()
             path = self.run_folder / robustness.RECORDS
             print(f"\n\n{robustness.table(records)}\n\nwritten: {path}")
 
     @override
     def on_predict_epoch_end(self) -> None:
-        columns = self._gathered_columns()
+        path = self.run_folder / "predictions.csv"
+        self._collected(lambda: robustness.write_table(path, self._predictions()))
         if self.trainer.is_global_zero:
-            names = self.datamodule.sources["predict"].names
-            files = np.array([names[i] for i in columns.pop("index")], dtype=object)
-            path = self.run_folder / "predictions.csv"
-            robustness.write_table(path, {"file": files, **columns})
+            self.measurements.remove()
             print(f"written: {path}")
+
+    def _records(self) -> list[robustness.Record]:
+        """Summarise what was measured, a condition at a time."""
+        return [
+            record
+            for condition in self.conditions
+            for record in robustness.summarize(
+                self.measurements.rows(str(condition)),
+                metrics=self.metrics,
+                conditions=[(str(condition), condition.family, condition.parameter)],
+                run=self.run_folder.resolve().name,
+                model=self.name,
+                trained_on=self.trained_on,
+                dataset=self.datamodule.dataset,
+                scale=self.datamodule.test_capture.scale_name,
+            )
+        ]
+
+    def _predictions(self) -> Iterable[Columns]:
+        names = self.datamodule.sources["predict"].names
+        for condition in self.conditions:
+            columns = self.measurements.rows(str(condition))
+            files = np.array([names[index] for index in columns.pop("index")], dtype=object)
+            yield {"file": files, **columns}
+
+    def _collected(self, collect: Callable[[], Result]) -> Result:
+        """Let the first process collect what all have measured, and tell all the result."""
+        self.trainer.strategy.barrier()
+        collected = None
+        if self.trainer.is_global_zero:
+            if not self.measurements.indices():
+                raise InputError("data: none of the images could be read")
+            collected = collect()
+        return self.trainer.strategy.broadcast(collected)  # type: ignore[return-value]
+
+    @property
+    def measurements(self) -> Measurements:
+        """What this test or prediction has measured so far."""
+        assert self._measurements is not None  # the loader was made before
+        return self._measurements
 
     def provenance(self) -> dict[str, Any]:
         """Everything needed to know where the numbers are from, and to repeat them."""
@@ -196,6 +266,7 @@ class Task(LightningModule, ABC):
             "seed": self.datamodule.seed,
             "device": torch.cuda.get_device_name(self.device) if on_gpu else str(self.device),
             "precision": str(self.trainer.precision),
+            "weights": weights_hash(self.net),
             "normalization": {"mean": list(self.mean), "std": list(self.std)},
             "kernel_banks": {
                 **data.pop("kernel_banks"),
@@ -215,48 +286,3 @@ class Task(LightningModule, ABC):
     def run_folder(self) -> Path:
         """Where all files of the run are."""
         return Path(self.trainer.default_root_dir)
-
-    def _gathered_columns(self) -> Columns:
-        """All that was measured, on all processes, by condition and index."""
-        parts = [self._columns]
-        if self.trainer.world_size > 1:
-            parts = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(parts, self._columns)
-        rows = [columns for part in parts for columns in part]
-        if not rows:
-            raise InputError("data: none of the images could be read")
-        merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
-        place = {str(condition): i for i, condition in enumerate(self.conditions)}
-        places = np.array([place[name] for name in merged["condition"]])
-        order = np.lexsort((merged["index"], places))
-        return {name: column[order] for name, column in merged.items()}
-
-
-def _columns(
-    condition: BlurDistribution,
-    blurs: Sequence[Blur],
-    batch: Mapping[str, Any],
-    measured: Mapping[str, Tensor],
-) -> Columns:
-    """One row for each image of a batch under one condition: what was drawn and measured."""
-    columns: Columns = {
-        "index": batch["index"].cpu().numpy(),
-        "condition": np.array([str(condition)] * len(blurs), dtype=object),
-        "family": np.array([blur.family for blur in blurs], dtype=object),
-        "parameter": np.array([blur.parameter for blur in blurs]),
-        "angle": np.array([blur.angle for blur in blurs]),
-        "share": np.array([blur.share for blur in blurs]),
-    }
-    if "label" in batch:
-        columns["label"] = batch["label"].cpu().numpy()
-    return columns | {name: values.cpu().numpy() for name, values in measured.items()}
-
-
-def _network_name(net: nn.Module) -> str:
-    return str(_pretrained_setting(net, "architecture", "") or type(net).__name__)
-
-
-def _pretrained_setting(net: nn.Module, key: str, default: Any) -> Any:
-    """Look up what timm notes of the pre-training on each of its networks."""
-    settings = getattr(net, "pretrained_cfg", None) or {}
-    return settings.get(key) or default

@@ -24,8 +24,9 @@ class ClassificationTask(Task):
         lr_interval: Whether the schedule counts epochs or optimiser steps.
         channels_last: Keep images and weights with the channels last in memory, which is faster
             for convolutions on most CPUs and GPUs.
+        compile: Compile the network (torch.compile), which pays for long runs on a GPU.
         conditions: Blurs to test under, in the order of the report: sharp, D4, H8, V8, M8@30, G4,
-            shake, D2..8, sharp+D2+D4.
+            shake, D2..8, sharp+D2+D4; D1..8:0.5 is a condition at every half pixel.
         name: The network's name in records; None takes timm's, or the class.
         trained_on: What the records say the network was trained on before this run; a checkpoint
             of fit says it itself.
@@ -41,6 +42,7 @@ class ClassificationTask(Task):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         channels_last: bool = False,
+        compile: bool = False,
         conditions: Sequence[str] = ("sharp",),
         name: str | None = None,
         trained_on: str = "original",
@@ -51,6 +53,7 @@ class ClassificationTask(Task):
             lr_scheduler=lr_scheduler,
             lr_interval=lr_interval,
             channels_last=channels_last,
+            compile=compile,
             conditions=conditions,
             name=name,
             trained_on=trained_on,
@@ -63,6 +66,13 @@ class ClassificationTask(Task):
         logits = self(batch["image"])
         self._check_classes(logits)
         loss = F.cross_entropy(logits, batch["label"])
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"model: the loss is {loss.item()} at step {self.global_step}, images "
+                f"{batch['index'].tolist()}; lower --model.optimizer.lr or set "
+                "--trainer.gradient_clip_val 1, and go on with --ckpt_path last: the checkpoint of "
+                "the last whole epoch is kept"
+            )
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -102,7 +112,7 @@ class ClassificationTask(Task):
 
     def _check_classes(self, logits: Tensor) -> None:
         needed = self.datamodule.num_classes
-        if logits.ndim != 2 or logits.shape[1] < needed:
+        if logits.ndim != 2 or logits.shape[1] != needed:
             raise InputError(
                 f"model.net: its output {tuple(logits.shape)} is not (images, classes) with "
                 f"the {needed} classes of the data; for timm add --model.net.num_classes {needed}"

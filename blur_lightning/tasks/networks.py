@@ -1,0 +1,27 @@
+"""What is known of a network: its weights, its name and how it was trained."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def weights_hash(net: nn.Module) -> str:
+    """SHA-256 of all weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def network_name(net: nn.Module) -> str:
+    """Architecture as timm notes it, or the class."""
+    return str(pretrained_setting(net, "architecture", "") or type(net).__name__)
+
+
+def pretrained_setting(net: nn.Module, key: str, default: Any) -> Any:
+    """Look up what timm notes of the pre-training on each of its networks."""
+    settings = getattr(net, "pretrained_cfg", None) or {}
+    return settings.get(key) or default

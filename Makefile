@@ -11,7 +11,11 @@ SCENES := OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/demo_scenes.yaml
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: help install demo test test-all check format bench figures
+# Fashion-MNIST, from Debian's package; elsewhere: README.md.
+FASHION := data/fashion-mnist
+SWEEP := vasiljevic2016_table3_fashion
+
+.PHONY: help install demo fashion test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +33,20 @@ demo: install  ## measure and train on real photographs and scenes, and make a p
 	$(SCENES) --data.blur sharp+D2+D4 --trainer.default_root_dir $(DEMO)/scenes_mix
 	$(PROGRAM) report $(addprefix $(DEMO)/,photos scenes_sharp scenes_mix) --out $(DEMO)/index.html
 	@echo "Open $(CURDIR)/$(DEMO)/index.html in a browser."
+
+$(FASHION):
+	mkdir -p data
+	cd data && apt-get download dataset-fashion-mnist
+	dpkg-deb -x data/dataset-fashion-mnist_*.deb data/unpacked
+	mv data/unpacked/usr/share/datasets/fashion-mnist $@
+	rm -r data/unpacked data/dataset-fashion-mnist_*.deb
+
+fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the paper's claims (35 min)
+	test -e runs/fashion_base/robustness.csv || OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/fashion_base.yaml
+	$(PROGRAM) sweep sweeps/$(SWEEP).yaml --jobs 2
+	$(VENV)/bin/python benchmarks/claims.py runs/fashion_base runs/$(SWEEP)
+	$(PROGRAM) report runs/fashion_base runs/$(SWEEP) --out runs/$(SWEEP)/index.html
+	@echo "Open $(CURDIR)/runs/$(SWEEP)/index.html in a browser."
 
 test: install  ## run the tests
 	$(VENV)/bin/python -m pytest

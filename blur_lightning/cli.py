@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from blur_lightning.errors import InputError
 
@@ -19,6 +20,12 @@ LIGHTNING_VERBS = {
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
     "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
+    "compare": (
+        "blur_lightning.comparison:compare",
+        "tell whether two runs differ, image by image",
+    ),
+    "sweep": ("blur_lightning.sweeps:sweep", "run all trials of sweep files on this machine"),
+    "doctor": ("blur_lightning.doctor:doctor", "say what is here and what experiments need"),
     "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
 }
 
@@ -40,8 +47,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if words[0] in VERBS:
-        # What a scheduler sends ends a command as Ctrl-C does.
+        # What a scheduler sends, or a terminal that is closed, ends a command as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
         return _guarded(lambda: _call(VERBS[words[0]][0], words), words)
     if words[0] in LIGHTNING_VERBS:
         return _guarded(lambda: _lightning(args), words)
@@ -69,8 +78,8 @@ def _help() -> str:
     )
 
 
-def _call(target: str, words: Sequence[str]) -> None:
-    """Call a function whose first parameter takes all paths, and whose keywords are options."""
+def _call(target: str, words: Sequence[str]) -> Any:
+    """Call a function whose positional parameters take paths, and whose keywords are options."""
     from inspect import signature
 
     from docstring_parser import parse
@@ -79,14 +88,19 @@ def _call(target: str, words: Sequence[str]) -> None:
 
     module, name = target.split(":")
     function = getattr(import_module(module), name)
-    paths, documentation = next(iter(signature(function).parameters)), parse(function.__doc__)
+    documentation = parse(function.__doc__)
+    about = {parameter.arg_name: parameter.description for parameter in documentation.params}
     parser = OneLineErrorParser(
         prog=f"python -m blur_lightning {words[0]}", description=documentation.description
     )
-    about_paths = next(p.description for p in documentation.params if p.arg_name == paths)
-    parser.add_argument(paths, type=Path, nargs="+", help=about_paths)
-    parser.add_function_arguments(function, skip={paths}, as_group=False)
-    function(**parser.instantiate(parser.parse_args(words[1:])))
+    paths = [p for p in signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    for path in paths:
+        several = "+" if path.default is path.empty else "*"
+        number: Any = {} if path.annotation is Path else {"nargs": several}
+        parser.add_argument(path.name, type=Path, help=about[path.name], **number)
+    parser.add_function_arguments(function, skip={path.name for path in paths}, as_group=False)
+    arguments = dict(parser.instantiate(parser.parse_args(words[1:])).items())
+    return function(*[arguments.pop(path.name) for path in paths], **arguments)
 
 
 def _lightning(args: Sequence[str] | None) -> None:
@@ -100,22 +114,28 @@ def _lightning(args: Sequence[str] | None) -> None:
     BlurLightningCLI.run(args)
 
 
-def _guarded(command: Callable[[], None], words: Sequence[str]) -> int:
-    """Run a command; what a user can put right becomes one line and status 2."""
+def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
+    """Run a command; what a user can put right becomes one line and status 2.
+
+    A whole number that a command returns is its status.
+    """
     status, line = 0, ""
     try:
-        command()
+        result = command()
+        status = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning passes an interrupt on as an exit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
         status, line = 130, "interrupted; no file was left half-written"
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         problem = _problem(error, words)
         if problem is None:
             raise
         status, line = 2, problem
-    if status:
+    if line:
         # The failed run hangs in cycles; once it is gone its progress bars are closed, and this
         # line is the last.
         gc.collect()

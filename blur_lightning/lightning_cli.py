@@ -169,8 +169,11 @@ def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> Non
 
 def _network_name(spec: Namespace, model: Task) -> str:
     """Tell networks apart that are of one class: resnet18 and resnet34 are both a ResNet."""
-    if "model_name" in spec.get("init_args", {}):  # of timm.create_model, tag included
-        return str(spec.init_args.model_name)
+    arguments = spec.get("init_args", {})
+    if isinstance(arguments.get("net"), Namespace):  # wrapped
+        return _network_name(arguments.net, model)
+    if "model_name" in arguments:  # of timm.create_model, tag included
+        return str(arguments.model_name)
     made_by_timm = hasattr(model.net, "pretrained_cfg")
     return model.name if made_by_timm else spec.class_path.rpartition(".")[-1]
 

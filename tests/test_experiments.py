@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1] / "experiments"
 EXPERIMENTS = sorted(set(ROOT.glob("*.yaml")) - {ROOT / "base.yaml"})
 FAST = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 FAST += ["--trainer.log_every_n_steps", "1"]
-SMALL_NET = ["--model.net", "nets.MeanColour", "--trainer.limit_train_batches", "1"]
+SMALL_NET = ["--model.net", "nets.MeanColour", "--model.net.num_classes", "10"]
+SMALL_NET += ["--trainer.limit_train_batches", "1"]
 SMALL_NET += ["--trainer.limit_test_batches", "1", "--trainer.limit_val_batches", "1"]
 SCENES = ["--data", str(ROOT / "data/scenes.yaml"), "--data.batch_size", "4"]
 

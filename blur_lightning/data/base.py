@@ -8,6 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -41,7 +42,8 @@ class BlurDataModule(LightningDataModule, ABC):
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
         capture: Scales, crop and border of what the network sees.
-        test_capture: The same for tests and predictions, e.g. with crop null; None is capture.
+        test_whole: Test and predict whole images instead of their central crops; the network must
+            take any size (see `models.dense`).
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
         flip: Mirror half of the training images, left to right.
@@ -61,7 +63,7 @@ class BlurDataModule(LightningDataModule, ABC):
         *,
         blur: str = "sharp",
         capture: Capture | None = None,
-        test_capture: Capture | None = None,
+        test_whole: bool = False,
         jitter: Sequence[int] = (),
         flip: bool = True,
         fraction: float = 1.0,
@@ -76,7 +78,7 @@ class BlurDataModule(LightningDataModule, ABC):
         self.name = type(self).__name__.removesuffix("DataModule").lower()
         self.blur = BlurDistribution.parse(blur)
         self.capture = capture or Capture()
-        self.test_capture = test_capture or self.capture
+        self.test_capture = replace(self.capture, crop=None) if test_whole else self.capture
         self.jitter = tuple(jitter) or (self.capture.canonical,)
         self.flip = flip
         if batch_size < 1 or min(self.jitter) < 1 or min(num_workers or 0, seed or 0) < 0:
@@ -206,8 +208,8 @@ class BlurDataModule(LightningDataModule, ABC):
         capture = self.test_capture if split in ("test", "predict") else self.capture
         if split in ("train", "val") and capture.crop is None:
             raise InputError(
-                "data.capture.crop: training needs a crop; whole images are for "
-                "data.test_capture.crop"
+                "data.capture.crop: training needs a crop; for tests of whole images set "
+                "data.test_whole true"
             )
         dataset = WindowDataset(
             source,

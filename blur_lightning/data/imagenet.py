@@ -56,7 +56,8 @@ class ImageNetDataModule(BlurDataModule):
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
         capture: Scales, crop and border of what the network sees.
-        test_capture: The same for tests and predictions, e.g. with crop null; None is capture.
+        test_whole: Test and predict whole images instead of their central crops; the network must
+            take any size (see `models.dense`).
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
         flip: Mirror half of the training images, left to right.
@@ -76,7 +77,7 @@ class ImageNetDataModule(BlurDataModule):
         classes: Literal["imagenet", "folders"] = "imagenet",
         blur: str = "sharp",
         capture: Capture | None = None,
-        test_capture: Capture | None = None,
+        test_whole: bool = False,
         jitter: Sequence[int] = (),
         flip: bool = True,
         fraction: float = 1.0,
@@ -89,7 +90,7 @@ class ImageNetDataModule(BlurDataModule):
         super().__init__(
             blur=blur,
             capture=capture,
-            test_capture=test_capture,
+            test_whole=test_whole,
             jitter=jitter,
             flip=flip,
             fraction=fraction,

@@ -1,5 +1,6 @@
 """Networks that no package offers as we need them; everything else comes by its own class path."""
 
 from blur_lightning.models.efficientnet import efficientnet_lite
+from blur_lightning.models.small_resnet import small_resnet
 
-__all__ = ["efficientnet_lite"]
+__all__ = ["efficientnet_lite", "small_resnet"]

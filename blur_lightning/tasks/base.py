@@ -22,7 +22,12 @@ from blur_lightning.errors import InputError
 from blur_lightning.measurements import Measurements
 from blur_lightning.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips
-from blur_lightning.tasks.networks import network_name, pretrained_setting, weights_hash
+from blur_lightning.tasks.networks import (
+    network_name,
+    pretrained_setting,
+    trained_mix,
+    weights_hash,
+)
 from blur_lightning.tasks.rows import Columns, columns_of
 
 # Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
@@ -53,7 +58,7 @@ class Task(LightningModule, ABC):
         compile: bool,
         conditions: Sequence[str],
         name: str | None,
-        trained_on: str,
+        trained_on: str | None,
     ) -> None:
         super().__init__()
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
@@ -62,7 +67,8 @@ class Task(LightningModule, ABC):
         if compile:
             self.net.compile()  # in place: the names of the weights stay
         self.conditions = parse_conditions(conditions)
-        self.name, self.trained_on = name or network_name(net), trained_on
+        self.name = name or network_name(net)
+        self.trained_on = trained_on or trained_mix(net) or "original"
         self.run_config: Mapping[str, Any] | None = None
         self._measurements: Measurements | None = None
         self._examples: ExampleStrips | None = None

@@ -28,8 +28,8 @@ class ClassificationTask(Task):
         conditions: Blurs to test under, in the order of the report: sharp, D4, H8, V8, M8@30, G4,
             shake, D2..8, sharp+D2+D4; D1..8:0.5 is a condition at every half pixel.
         name: The network's name in records; None takes timm's, or the class.
-        trained_on: What the records say the network was trained on before this run; a checkpoint
-            of fit says it itself.
+        trained_on: What the records say the network was trained on before this run; None is what
+            a checkpoint of fit says, else original.
     """
 
     metrics = ("top1", "top5", "entropy", "cross_entropy")
@@ -45,7 +45,7 @@ class ClassificationTask(Task):
         compile: bool = False,
         conditions: Sequence[str] = ("sharp",),
         name: str | None = None,
-        trained_on: str = "original",
+        trained_on: str | None = None,
     ) -> None:
         super().__init__(
             net,

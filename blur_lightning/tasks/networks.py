@@ -25,3 +25,9 @@ def pretrained_setting(net: nn.Module, key: str, default: Any) -> Any:
     """Look up what timm notes of the pre-training on each of its networks."""
     settings = getattr(net, "pretrained_cfg", None) or {}
     return settings.get(key) or default
+
+
+def trained_mix(net: nn.Module) -> str | None:
+    """Look up the blurs that a part of a network was trained on, where a checkpoint said so."""
+    mixes = (getattr(module, "trained_on", None) for module in net.modules())
+    return next((mix for mix in mixes if isinstance(mix, str)), None)

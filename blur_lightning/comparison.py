@@ -1,0 +1,274 @@
+"""Two runs on the same images: how much they differ, and whether that is more than noise.
+
+Both runs saw the same images, so the difference is taken image by image: most of what makes one
+image harder than another cancels, and far smaller differences show than two intervals side by side
+would tell apart.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from blur_lightning.errors import InputError
+from blur_lightning.robustness import (
+    IMAGES,
+    PROVENANCE,
+    RECORDS,
+    SCHEMA,
+    bootstrap_interval,
+    read_records,
+    record_files,
+    replacing,
+)
+
+METRICS = ("top1", "top5", "entropy", "cross_entropy")
+_LEVEL = 0.05  # below it a p-value is more than noise, as outside it a 95 % interval is
+
+
+class Difference(NamedTuple):
+    """One metric of two runs under one condition; the fields are the columns of the CSV."""
+
+    run: str
+    other: str
+    metric: str
+    condition: str
+    n: int  # images
+    run_value: float
+    other_value: float
+    difference: float  # other - run
+    low: float  # 95 %, paired bootstrap
+    high: float
+    within_noise: bool  # p of 0.05 or more; without p, an interval that contains 0
+    only_run: int | None = None  # images that it alone got right; None: nothing is right or wrong
+    only_other: int | None = None
+    p: float | None = None  # McNemar's test
+    p_holm: float | None = None  # the same, corrected for the number of conditions
+
+
+class _Run(NamedTuple):
+    folder: Path
+    name: str
+    fingerprint: str  # of the images
+    columns: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]  # where the images of a condition are, by their index
+
+
+def compare(
+    run: Path, other: Path, *, out: Path | None = None, mid_p: bool = False
+) -> list[Difference]:
+    """Compare two runs on the same images, for every condition and metric that both have.
+
+    Prints a table. Differences are the other run's value minus the run's.
+
+    Args:
+        run: Folder of a test run, the one to measure against, or its robustness.csv.
+        other: Folder of another, or its robustness.csv.
+        out: Also write the table; ends in .csv.
+        mid_p: Take the mid-p value of McNemar's test: closer to the level than the exact one, which
+            finds too little on few images.
+    """
+    if out is not None and (out.suffix != ".csv" or out.name == RECORDS):
+        raise InputError(f"{out}: CSV is written here; end it in .csv, but not as {RECORDS}")
+    first, second = (_load(_only_file(path)) for path in (run, other))
+    both = f"{first.folder} and {second.folder}"
+    if not _on_same_images(first, second):
+        raise InputError(f"{both} were tested on different images; test both on the same data")
+    differences = _differences(first, second, mid_p=mid_p)
+    if not differences:
+        raise InputError(f"{both} share no condition or no metric; test both under the same blurs")
+    print(f"run: {first.folder}\nother: {second.folder}\n\n{_text(differences)}")
+    if out is not None:
+        with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([Difference._fields, *differences])
+        print(f"\nwritten: {out}")
+    return differences
+
+
+def noise_marks(runs: Sequence[Path]) -> dict[tuple[str, str, str], bool]:
+    """Which measurements of the runs differ from the first run on the same images by noise alone.
+
+    Args:
+        runs: Folders of test runs, or their robustness.csv. Those whose images no run before has,
+            or whose images cannot be read, have no marks.
+
+    Returns:
+        (name of the run, condition, metric) -> whether the difference is within noise.
+    """
+    marks = {}
+    references: list[_Run] = []
+    for file in (file for path in runs for file in record_files(path)):
+        with suppress(InputError):  # a report needs the records alone
+            run = _load(file)
+            reference = next((r for r in references if _on_same_images(r, run)), None)
+            if reference is None:
+                references.append(run)
+            else:
+                for d in _differences(reference, run):
+                    marks[d.other, d.condition, d.metric] = d.within_noise
+    return marks
+
+
+# Statistics
+
+
+def mcnemar(only_run: int, only_other: int, *, mid_p: bool = False) -> float:
+    """Two-sided p-value of McNemar's test of paired proportions (1947, Psychometrika 12, 153-157).
+
+    Images that both runs get right, or both wrong, say nothing: of the others each run gets half
+    if the two are equally good, by the binomial distribution.
+
+    Args:
+        only_run: How many images the one run alone gets right.
+        only_other: How many the other alone gets right.
+        mid_p: Count what was observed by half (Fagerland et al. 2013, BMC Med. Res. Methodol. 13,
+            91), instead of in full as the exact test does.
+    """
+    from scipy.stats import binom, binomtest
+
+    n = only_run + only_other
+    if n == 0:
+        return 1.0
+    exact = float(binomtest(only_run, n).pvalue)
+    if not mid_p:
+        return exact
+    observed = float(binom.pmf(only_run, n, 0.5))
+    # Of two equal counts there is no mirror image that is as likely.
+    return exact - (observed / 2 if only_run == only_other else observed)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number, in their order (Holm 1979, Scand. J. Stat. 6, 65-70).
+
+    Where all null hypotheses hold, one of the results is below 0.05 in 5 % of the cases at most.
+    """
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.empty(len(order))
+    steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
+def _differences(run: _Run, other: _Run, *, mid_p: bool = False) -> list[Difference]:
+    conditions = [condition for condition in run.rows if condition in other.rows]
+    differences: list[Difference] = []
+    for metric in METRICS:
+        if metric in run.columns and metric in other.columns:
+            family = [_difference(run, other, metric, c, mid_p=mid_p) for c in conditions]
+            if p_values := [d.p for d in family if d.p is not None]:
+                corrected = holm(p_values)
+                family = [d._replace(p_holm=p) for d, p in zip(family, corrected, strict=True)]
+            differences += family
+    return differences
+
+
+def _difference(run: _Run, other: _Run, metric: str, condition: str, *, mid_p: bool) -> Difference:
+    first, second = (one.columns[metric][one.rows[condition]] for one in (run, other))
+    run_value, other_value = (float(column.mean(dtype=np.float64)) for column in (first, second))
+    # A network that diverged measures infinities, whose difference is no number.
+    with np.errstate(invalid="ignore"):
+        low, high = bootstrap_interval(second.astype(np.float64) - first.astype(np.float64))
+    difference = Difference(
+        run.name,
+        other.name,
+        metric,
+        condition,
+        n=len(first),
+        run_value=run_value,
+        other_value=other_value,
+        difference=other_value - run_value,
+        low=low,
+        high=high,
+        within_noise=not (low > 0 or high < 0),
+    )
+    if first.dtype != np.bool_:
+        return difference
+    only_run, only_other = int((first & ~second).sum()), int((second & ~first).sum())
+    p = mcnemar(only_run, only_other, mid_p=mid_p)
+    return difference._replace(
+        only_run=only_run, only_other=only_other, p=p, within_noise=p >= _LEVEL
+    )
+
+
+# Files
+
+
+def _only_file(path: Path) -> Path:
+    files = record_files(path)
+    if len(files) > 1:
+        raise InputError(f"{path}: {len(files)} test runs are in this folder; name that of one")
+    return files[0]
+
+
+def _load(file: Path) -> _Run:
+    """Read the run that a `robustness.csv` belongs to."""
+    name = read_records(file)[0].run
+    columns = _read_images(file.parent / IMAGES)
+    index, conditions = columns["index"], columns["condition"]
+    rows = {}
+    for condition in dict.fromkeys(conditions):
+        found = np.flatnonzero(conditions == condition)
+        rows[condition] = found[np.argsort(index[found], kind="stable")]
+    return _Run(file.parent, name, _read_fingerprint(file.parent / PROVENANCE), columns, rows)
+
+
+def _read_images(file: Path) -> dict[str, np.ndarray]:
+    import pyarrow
+    from pyarrow import parquet
+
+    if not file.is_file():
+        raise InputError(f"{file}: not found; repeat the test, or copy the whole folder of the run")
+    try:
+        with parquet.ParquetFile(file) as stored:
+            schema = stored.schema_arrow
+            number = (schema.metadata or {}).get(b"blur_lightning.schema", b"none").decode()
+            if number != str(SCHEMA):
+                raise InputError(f"{file}: schema {number}, but only {SCHEMA} is read here")
+            table = stored.read([n for n in schema.names if n in ("index", "condition", *METRICS)])
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{file}: cannot be read ({reason}); repeat the test") from error
+    columns = {column: table[column].to_numpy() for column in table.column_names}
+    for column in ("index", "condition"):
+        if column not in columns:
+            raise InputError(f"{file}: no column '{column}'; repeat the test")
+    return columns
+
+
+def _read_fingerprint(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["data"]["fingerprint"]["test"])
+    except (KeyError, TypeError):
+        raise InputError(f"{file}: no data.fingerprint.test in it; repeat the test") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error}); repeat the test") from error
+
+
+def _on_same_images(run: _Run, other: _Run) -> bool:
+    return run.fingerprint == other.fingerprint and all(
+        np.array_equal(run.columns["index"][rows], other.columns["index"][other.rows[condition]])
+        for condition, rows in run.rows.items()
+        if condition in other.rows
+    )
+
+
+def _text(differences: Sequence[Difference]) -> str:
+    """Lay differences out for a terminal: a line for each."""
+    titles = "metric,condition,n,run,other,difference,95 % interval,only run,only other,p,p Holm"
+    rows = [[*titles.split(","), "within noise"]]
+    for d in differences:
+        values = (f"{d.run_value:.4f}", f"{d.other_value:.4f}", f"{d.difference:+.4f}")
+        counts = ("" if count is None else str(count) for count in (d.only_run, d.only_other))
+        p_values = ("" if p is None else f"{p:.3g}" for p in (d.p, d.p_holm))
+        noise = "yes" if d.within_noise else "no"
+        interval = f"{d.low:+.4f} to {d.high:+.4f}"
+        rows.append([d.metric, d.condition, str(d.n), *values, interval, *counts, *p_values, noise])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = (
+        [*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])] for row in rows
+    )
+    return "\n".join("  ".join(cells) for cells in aligned)

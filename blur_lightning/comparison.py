@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def compare(
 
 
 def noise_marks(runs: Sequence[Path]) -> dict[tuple[str, str, str], bool]:
-    """Which measurements of the runs differ from the first run on the same images by noise alone.
+    """Which accuracies of the runs differ from the first run on the same images by noise alone.
 
     Args:
         runs: Folders of test runs, or their robustness.csv. Those whose images no run before has,
@@ -108,7 +108,7 @@ def noise_marks(runs: Sequence[Path]) -> dict[tuple[str, str, str], bool]:
             if reference is None:
                 references.append(run)
             else:
-                for d in _differences(reference, run):
+                for d in _differences(reference, run, metrics=("top1", "top5")):
                     marks[d.other, d.condition, d.metric] = d.within_noise
     return marks
 
@@ -153,10 +153,33 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _differences(run: _Run, other: _Run, *, mid_p: bool = False) -> list[Difference]:
+def paired_interval(
+    only_run: int, only_other: int, n: int, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap of the difference of two shares of the same images.
+
+    To resample images of which each counts -1, 0 or 1 is to draw the three counts from their
+    multinomial distribution.
+
+    Args:
+        only_run: How many images the one run alone gets right.
+        only_other: How many the other alone gets right.
+        n: How many images there are.
+        resamples: How often they are resampled.
+        seed: Of the draws.
+    """
+    shares = [only_run / n, only_other / n, (n - only_run - only_other) / n]
+    draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _differences(
+    run: _Run, other: _Run, *, mid_p: bool = False, metrics: Sequence[str] = METRICS
+) -> list[Difference]:
     conditions = [condition for condition in run.rows if condition in other.rows]
     differences: list[Difference] = []
-    for metric in METRICS:
+    for metric in metrics:
         if metric in run.columns and metric in other.columns:
             family = [_difference(run, other, metric, c, mid_p=mid_p) for c in conditions]
             if p_values := [d.p for d in family if d.p is not None]:
@@ -169,10 +192,19 @@ def _differences(run: _Run, other: _Run, *, mid_p: bool = False) -> list[Differe
 def _difference(run: _Run, other: _Run, metric: str, condition: str, *, mid_p: bool) -> Difference:
     first, second = (one.columns[metric][one.rows[condition]] for one in (run, other))
     run_value, other_value = (float(column.mean(dtype=np.float64)) for column in (first, second))
-    # A network that diverged measures infinities, whose difference is no number.
-    with np.errstate(invalid="ignore"):
-        low, high = bootstrap_interval(second.astype(np.float64) - first.astype(np.float64))
-    difference = Difference(
+    counts: dict[str, Any] = {}
+    if first.dtype == np.bool_:
+        only_run, only_other = int((first & ~second).sum()), int((second & ~first).sum())
+        low, high = paired_interval(only_run, only_other, len(first))
+        p = mcnemar(only_run, only_other, mid_p=mid_p)
+        counts = {"only_run": only_run, "only_other": only_other, "p": p}
+        within_noise = p >= _LEVEL
+    else:
+        # A network that diverged measures infinities, whose difference is no number.
+        with np.errstate(invalid="ignore"):
+            low, high = bootstrap_interval(second.astype(np.float64) - first.astype(np.float64))
+        within_noise = not (low > 0 or high < 0)
+    return Difference(
         run.name,
         other.name,
         metric,
@@ -183,14 +215,8 @@ def _difference(run: _Run, other: _Run, metric: str, condition: str, *, mid_p: b
         difference=other_value - run_value,
         low=low,
         high=high,
-        within_noise=not (low > 0 or high < 0),
-    )
-    if first.dtype != np.bool_:
-        return difference
-    only_run, only_other = int((first & ~second).sum()), int((second & ~first).sum())
-    p = mcnemar(only_run, only_other, mid_p=mid_p)
-    return difference._replace(
-        only_run=only_run, only_other=only_other, p=p, within_noise=p >= _LEVEL
+        within_noise=within_noise,
+        **counts,
     )
 
 

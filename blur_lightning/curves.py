@@ -6,7 +6,7 @@ The same records give the same bytes.
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,10 @@ MEASURES = {
     "top5": Measure("top-5", 100, 1, "%", max, 100.0),
     "entropy": Measure("entropy", unit="nats"),
     "cross_entropy": Measure("cross-entropy", unit="nats", best=min),
+    "ece": Measure("calibration error", 100, 1, "%", min),
+    "aurc": Measure("area under risk-coverage", 100, 1, "%", min),
+    "coverage": Measure("answered at 5 % risk", 100, 1, "%", max, 100.0),
+    "survival": Measure("decisions unchanged", 100, 1, "%", max, 100.0),
 }
 # Name and unit of the number behind a symbol; all others count waves.
 AXES = {
@@ -71,6 +75,8 @@ class Cell(NamedTuple):
     high: float | None
     runs: int
     n: str
+    names: tuple[str, ...] = ()  # of the runs
+    noise: bool = False  # no different from the first run on the same images
 
 
 Cells = dict[tuple[str, str], Cell]  # by (condition, metric)
@@ -82,6 +88,17 @@ class Section(NamedTuple):
     dataset: str
     conditions: dict[str, Record]  # one record of each, for its parameter
     lines: dict[Line, Cells]
+
+    def marked(self, marks: Mapping[tuple[str, str, str], bool]) -> "Section":
+        """Note which cells are within noise, by (run, condition, metric)."""
+        lines = {
+            line: {
+                key: cell._replace(noise=all(marks.get((name, *key), False) for name in cell.names))
+                for key, cell in cells.items()
+            }
+            for line, cells in self.lines.items()
+        }
+        return self._replace(lines=lines)
 
 
 class Style(NamedTuple):
@@ -126,7 +143,7 @@ def _mean(records: list[Record]) -> Cell:
     high = max((record.high for record in records if record.high is not None), default=None)
     sizes = sorted({record.n for record in records})
     n = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1])))
-    return Cell(value, low, high, len(records), n)
+    return Cell(value, low, high, len(records), n, tuple(record.run for record in records))
 
 
 def metrics_of(sections: Iterable[Section]) -> list[str]:

@@ -16,6 +16,7 @@ Accuracies are fractions, entropies nats.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import zip_longest
@@ -112,16 +113,14 @@ def compare_with_paper(
 
 
 def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str]) -> Iterator[Row]:
-    like = [record for record in records if _key(record) == _key(cell) and not cell.note]
+    like = [record for record in records if _key(record) == _key(cell)]
     same = [record for record in like if record.dataset == cell.dataset]
     for section in curves.sections_of(same):
         for line, cells in section.lines.items():
             yield Row(cell, line.model, cells[cell.condition, cell.metric])
     if not same:
         data = ", ".join(dict.fromkeys(record.dataset for record in like))
-        if cell.note:
-            reason = f"{cell.note!r} is beyond a test run"
-        elif data:
+        if data:
             reason = f"tested on {data}, the paper on {cell.dataset}"
         else:
             failure = reasons.get(cell.trained_on, reasons.get(""))
@@ -130,8 +129,14 @@ def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str])
 
 
 def _key(figure: Cell | Record) -> tuple[str, ...]:
-    network, _, _ = figure.model.partition(".")  # timm's tag names the weights
+    network = figure.model if isinstance(figure, Record) else f"{figure.model}{_remark(figure)}"
+    # timm's tag names the weights; what was done beyond a test stands in parentheses.
+    network = re.sub(r"\.\S+", "", network)
     return network, figure.trained_on, str(figure.scale), figure.condition, figure.metric
+
+
+def _remark(cell: Cell) -> str:
+    return f" ({cell.note})" if cell.note else ""
 
 
 def _missing(cell: Cell, records: Sequence[Record]) -> str:

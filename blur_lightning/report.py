@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
+from blur_lightning.comparison import noise_marks
 from blur_lightning.curves import (
     Cell,
     Cells,
@@ -29,7 +30,22 @@ from blur_lightning.curves import (
     value_text,
 )
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import PROVENANCE, Record, read_records, record_files, replacing
+from blur_lightning.findings import (
+    TRIAL,
+    diaries_html,
+    failures,
+    paper_html,
+    paper_text,
+    summaries_html,
+)
+from blur_lightning.robustness import (
+    PROVENANCE,
+    RECORDS,
+    Record,
+    read_records,
+    record_files,
+    replacing,
+)
 
 PICTURES = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -42,7 +58,9 @@ class Run(NamedTuple):
     provenance: dict[str, Any]
 
 
-def report(runs: list[Path], *, out: Path, figure: Path | None = None) -> None:
+def report(
+    runs: list[Path], *, out: Path, figure: Path | None = None, paper: list[str] | None = None
+) -> None:
     """Write one HTML page with the curves, tables and pictures of finished tests.
 
     The page needs no other file and no network. Runs of one network on the same data are shown as
@@ -52,13 +70,23 @@ def report(runs: list[Path], *, out: Path, figure: Path | None = None) -> None:
         runs: Folders of test runs, searched for robustness.csv at any depth, or such files.
         out: The page to write; ends in .html.
         figure: Also write the top-1 curves as a picture of their own; ends in .svg.
+        paper: Tables of papers to show beside what was measured, e.g. [vasiljevic2016_table3];
+            a cell that no run measured says why.
     """
     for path, suffix in ((out, ".html"), (figure, ".svg")):
         if path is not None and path.suffix != suffix:  # a slip must not replace a run's records
             raise InputError(f"{path}: {suffix[1:].upper()} is written here; end it in {suffix}")
-    loaded = _load(runs)
-    sections = sections_of(record for run in loaded for record in run.records)
-    written = {out: _page(loaded, sections)}
+    reasons = failures(runs) if paper else {}
+    loaded = _load([path for path in runs if not (reasons and _only_failed(path))])
+    if not loaded and not reasons:
+        raise InputError("nothing to report; name the folder of a test run")
+    records = [record for run in loaded for record in run.records]
+    sections = sections_of(records)
+    papers = ""
+    for table in paper or ():
+        print(paper_text(table, records, reasons))
+        papers += paper_html(table, records, reasons)
+    written = {out: _page(loaded, sections, papers)}
     if figure is not None:
         written[figure] = figure_svg(sections, figure)
     for path, text in written.items():
@@ -66,11 +94,14 @@ def report(runs: list[Path], *, out: Path, figure: Path | None = None) -> None:
             temporary.write_text(text, encoding="utf-8")
 
 
+def _only_failed(path: Path) -> bool:
+    """Whether a folder holds trials of a sweep and no record."""
+    return path.is_dir() and not any(path.rglob(RECORDS)) and any(path.rglob(TRIAL))
+
+
 def _load(paths: Iterable[Path]) -> list[Run]:
     # By resolved path: a folder named beside its parent is one run, not two.
     files = {file.resolve(): file for path in paths for file in record_files(path)}
-    if not files:
-        raise InputError("nothing to report; name the folder of a test run")
     return [Run(f.parent, read_records(f), _provenance(f.parent)) for f in files.values()]
 
 
@@ -155,7 +186,8 @@ def _row(row: tuple[Cell | None, ...], measure: Measure) -> str:
         if cell and cell.low is not None and cell.high is not None:
             ends = f"{value_text(cell.low, measure)}\N{EN DASH}{value_text(cell.high, measure)}"
             interval = f" <small>{ends}</small>"
-        html += f"<td>{f'<b>{text}</b>' if text == best else text}{interval}</td>"
+        mark = " ≈" if cell and cell.noise else ""
+        html += f"<td>{f'<b>{text}</b>' if text == best else text}{mark}{interval}</td>"
     return html
 
 
@@ -215,56 +247,23 @@ def _facts(value: Any) -> str:
     return "none" if value in ([], {}) else escape(str(value))
 
 
-def _page(runs: list[Run], sections: list[Section]) -> str:
+def _page(runs: list[Run], sections: list[Section], papers: str) -> str:
     styles = styles_of(sections)
+    marks = noise_marks([run.folder for run in runs]) if len(runs) > 1 else {}
+    sections = [section.marked(marks) for section in sections]
+    records = [record for run in runs for record in run.records]
     every = [item for section in sections for item in section.lines.items()]
-    return PAGE.substitute(
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    return Template(page).substitute(
         summary="".join(_sentence(line, cells, styles[line].label) for line, cells in every),
         curves="".join(curves_html(section, styles) for section in sections) or NONE,
         tables=_switch(sections),
+        summaries=summaries_html(records) or NONE,
+        papers=f"<h2>Beside the papers</h2>{papers}" if papers else "",
+        diaries=diaries_html(run.folder for run in runs) or NONE,
         examples="".join(_examples(runs, section) for section in sections) or NONE,
         origins="".join(_origin(run) for run in runs),
     )
 
 
 NONE = "<p>none</p>"
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Recognition under blur</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root{color-scheme:light dark;--ink:#1f2328;--paper:#fff;--rule:#d8dee4;--soft:#59636e}
-@media(prefers-color-scheme:dark){
-:root{--ink:#e6edf3;--paper:#0d1117;--rule:#30363d;--soft:#9198a1}}
-body{margin:2rem auto;max-width:70rem;padding:0 1rem;color:var(--ink);background:var(--paper);
-font:1rem/1.5 system-ui,sans-serif}
-h1,h2,h3{line-height:1.2}h2{margin-top:2.5rem;border-bottom:1px solid var(--rule)}
-small,figcaption,.note,dl,pre{color:var(--soft);font-size:.8rem}
-figure{margin:0}figure svg{width:100%;height:auto}
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr));gap:1rem}
-.keys{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.5rem}
-.metric{display:none}.switch label{margin:0 1rem 0 .3rem}.wide,pre{overflow-x:auto}
-table{border-collapse:collapse}h3{font-size:1rem;margin:1.5rem 0 .3rem}
-th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
-tr>[rowspan],[scope=row]{text-align:left;padding-left:0}[colspan]{text-align:center}
-td{font-variant-numeric:tabular-nums}td small{display:inline-block;min-width:6em}
-.strip{margin:.5rem 0}.strip img{max-width:100%;display:block}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1rem;margin:0}dl dl{font-size:1em}
-dd{margin:0;overflow-wrap:anywhere}
-</style></head><body><main>
-<h1>Recognition under blur</h1>
-$summary
-<h2>Curves</h2>
-<p class="note">Lengths are pixels at the canonical scale; 0 is sharp. Bands: 95 % intervals.</p>
-$curves
-<h2>Tables</h2>
-<p class="note">In small type the 95 % interval: Wilson's for shares of the images, a bootstrap for
-means. Where a column is the mean of several runs, the interval spans from the lowest to the
-highest end of theirs, as does the band of a curve. Bold: the best of a row.</p>
-$tables
-<h2>Pictures</h2>
-<p class="note">The first test images as the network sees them.</p>
-$examples
-<h2>Runs</h2>
-$origins
-</main></body></html>
-""")

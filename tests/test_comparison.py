@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from blur_lightning import comparison
-from blur_lightning.comparison import compare, holm, mcnemar, noise_marks
+from blur_lightning.comparison import compare, holm, mcnemar, noise_marks, paired_interval
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import bootstrap_interval, read_records, summarize, write_run
 
@@ -299,6 +299,7 @@ def test_marks_say_what_a_comparison_with_the_first_run_says(runs, tmp_path):
         (d.other, d.condition, d.metric): d.within_noise
         for other in (runs[1], third)
         for d in compare(runs[0], other)
+        if d.metric in ("top1", "top5")
     }
     assert marks == expected
     assert set(marks.values()) == {True, False}
@@ -314,3 +315,11 @@ def test_runs_on_other_images_or_without_images_have_no_marks(runs, tmp_path):
     (runs[1] / "images.parquet").unlink()
     assert noise_marks(runs) == {}
     assert noise_marks([]) == {}
+
+
+def test_the_interval_of_paired_shares_is_that_of_resampled_images():
+    changes = np.repeat([1.0, -1.0, 0.0], [60, 20, 420])
+    ours, theirs = paired_interval(20, 60, 500), bootstrap_interval(changes)
+    assert ours == pytest.approx(theirs, abs=0.004)
+    assert ours == paired_interval(20, 60, 500) != paired_interval(20, 60, 500, seed=1)
+    assert paired_interval(0, 0, 10) == (0.0, 0.0)

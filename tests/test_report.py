@@ -100,7 +100,8 @@ def test_the_page_is_balanced_and_asks_for_nothing(tmp_path):
 
 
 def test_the_table_holds_the_values_in_the_order_of_the_records(tmp_path):
-    table, _ = Page(page_of(make_run(tmp_path / "run"))).tables
+    table, _, summary = Page(page_of(make_run(tmp_path / "run"))).tables
+    assert summary[1][5:] == ["disk", "0 to 8", "68.8", "beyond"]
     assert table == [
         ["test blur", "trained on"],
         ["original"],
@@ -143,7 +144,7 @@ def test_networks_data_and_scales_are_not_averaged(tmp_path):
     ]
     html = page_of(*runs)
     assert "<small>mean of" not in html
-    assert len(Page(html).tables) == 2 * 4
+    assert len(Page(html).tables) == 2 * 4 + 1  # and the summaries
     assert "net (original, 512 px)" in html
 
 

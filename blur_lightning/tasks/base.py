@@ -28,7 +28,7 @@ from blur_lightning.tasks.networks import (
     trained_mix,
     weights_hash,
 )
-from blur_lightning.tasks.rows import Columns, columns_of
+from blur_lightning.tasks.rows import Columns, Interval, columns_of
 
 # Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -76,6 +76,10 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def measure(self, output: Tensor, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """Measure each image of a batch from the network's output for it, columns (b, ...)."""
+
+    def measure_whole(self, rows: Columns) -> Mapping[str, Interval]:
+        """Measure all images of a condition at once: value and ends of its interval by metric."""
+        return {}
 
     @property
     def mean(self) -> Sequence[float]:
@@ -139,16 +143,13 @@ class Task(LightningModule, ABC):
         self.trained_on = checkpoint.get("trained_on", self.trained_on)
 
     def measured_before(self) -> set[int]:
-        """Images that a test or prediction has measured before it was interrupted.
-
-        The data module asks when it makes the loader: the weights are in place by then.
-        """
-        self._measurements = Measurements(self.run_folder, self._key())
+        """Images that were measured before; the data module asks once the weights are in place."""
+        measurements = self._measurements = Measurements(self.run_folder, self._key())
         if self.trainer.is_global_zero:
-            self._measurements.prepare()
+            measurements.prepare()
         self.trainer.strategy.barrier()
-        self._examples = ExampleStrips(self._measurements.folder / "examples", len(self.conditions))
-        indices = self._measurements.indices()
+        self._examples = ExampleStrips(measurements.folder / "examples", len(self.conditions))
+        indices = measurements.indices()
         if indices and self.trainer.is_global_zero:
             print(f"going on: {len(indices):,} images were measured before")
         return indices
@@ -157,8 +158,8 @@ class Task(LightningModule, ABC):
         """Hash of all that a measurement depends on."""
         facts = self.provenance()
         del facts["created"], facts["data"]["unreadable"]
-        text = json.dumps([self.trainer.state.fn, facts], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        facts["stage"] = self.trainer.state.fn
+        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
     @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -209,8 +210,8 @@ class Task(LightningModule, ABC):
             assert self._examples
             self._examples.publish(self.run_folder / "examples")
             self.measurements.remove()
-            path = self.run_folder / robustness.RECORDS
-            print(f"\n\n{robustness.table(records)}\n\nwritten: {path}")
+            print(f"\n\n{robustness.table(records)}")
+            print(f"\nwritten: {self.run_folder / robustness.RECORDS}")
 
     @override
     def on_predict_epoch_end(self) -> None:
@@ -222,11 +223,11 @@ class Task(LightningModule, ABC):
 
     def _records(self) -> list[robustness.Record]:
         """Summarise what was measured, a condition at a time."""
-        return [
-            record
-            for condition in self.conditions
-            for record in robustness.summarize(
-                self.measurements.rows(str(condition)),
+        records: list[robustness.Record] = []
+        for condition in self.conditions:
+            rows = self.measurements.rows(str(condition))
+            own = robustness.summarize(
+                rows,
                 metrics=self.metrics,
                 conditions=[(str(condition), condition.family, condition.parameter)],
                 run=self.run_folder.resolve().name,
@@ -235,7 +236,10 @@ class Task(LightningModule, ABC):
                 dataset=self.datamodule.dataset,
                 scale=self.datamodule.test_capture.scale_name,
             )
-        ]
+            for metric, (value, low, high) in self.measure_whole(rows).items():
+                own.append(own[0]._replace(metric=metric, value=value, low=low, high=high))
+            records += own
+        return records
 
     def _predictions(self) -> Iterable[Columns]:
         names = self.datamodule.sources["predict"].names

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from blur_lightning.errors import InputError
+from blur_lightning.measures import abstention_table
 from blur_lightning.tasks.base import Task
+from blur_lightning.tasks.diary import BlurDiary, Level, Table, most_problematic
+from blur_lightning.tasks.rows import Columns, Interval
 
 
 class ClassificationTask(Task):
@@ -58,6 +61,7 @@ class ClassificationTask(Task):
             name=name,
             trained_on=trained_on,
         )
+        self._levels: list[Level] = []
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
@@ -65,7 +69,8 @@ class ClassificationTask(Task):
             return None
         logits = self(batch["image"])
         self._check_classes(logits)
-        loss = F.cross_entropy(logits, batch["label"])
+        losses = F.cross_entropy(logits, batch["label"], reduction="none")
+        loss = losses.mean()
         if not torch.isfinite(loss):
             raise InputError(
                 f"model: the loss is {loss.item()} at step {self.global_step}, images "
@@ -74,7 +79,36 @@ class ClassificationTask(Task):
                 "the last whole epoch is kept"
             )
         self.log("train/loss", loss, prog_bar=True)
+        hits = logits.detach().argmax(dim=1) == batch["label"]
+        self._diary.add(self.current_epoch, batch["index"], batch["blur"], losses, hits)
         return loss
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        self._diary = BlurDiary(self.datamodule.blur)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        """Write the blur diary, and log it as a table where a tracker takes tables."""
+        self._levels = self._diary.end_epoch(self.run_folder, gather=self._gathered)
+        for logger in self.loggers if self._levels else ():
+            if hasattr(logger, "log_table"):
+                columns, data = list(Level._fields), [list(level) for level in self._levels]
+                logger.log_table("blur_diary", columns=columns, data=data)
+
+    @override
+    def on_fit_end(self) -> None:
+        worst = most_problematic(self._levels)
+        if worst is not None:
+            print(f"most problematic blur in training: {worst}")
+
+    def _gathered(self, table: Table) -> list[Table] | None:
+        """What all processes have, on the first one."""
+        if self.trainer.world_size == 1:
+            return [table]
+        tables: list[Any] | None = [None] * self.trainer.world_size
+        torch.distributed.gather_object(table, tables if self.trainer.is_global_zero else None)
+        return tables if self.trainer.is_global_zero else None
 
     @override
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -109,6 +143,19 @@ class ClassificationTask(Task):
                 "probability": (-cross_entropy).exp(),
             }
         return measured
+
+    @override
+    def measure_whole(self, rows: Columns) -> dict[str, Interval]:
+        """Whether confidence can be trusted: calibration, and what abstaining gains."""
+        (condition,) = set(rows["condition"])
+        found = {
+            name: column.item() for name, column in abstention_table(rows, [condition]).items()
+        }
+        return {
+            "ece": (found["ece"], found["ece_low"], found["ece_high"]),
+            "aurc": (found["aurc"], None, None),
+            "coverage": (found["coverage_at_5_percent_risk"], None, None),
+        }
 
     def _check_classes(self, logits: Tensor) -> None:
         needed = self.datamodule.num_classes

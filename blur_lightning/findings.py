@@ -1,0 +1,125 @@
+"""What a report says beyond curves and tables of the records: the papers, summaries, the diary."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from blur_lightning.diary_chart import diary_svg
+from blur_lightning.errors import InputError
+from blur_lightning.measures import (
+    ALEXNET_ERRORS,
+    BLURS_OF_IMAGENET_C,
+    corruption_error,
+    curve_records,
+    mean_corruption_error,
+)
+from blur_lightning.published import compare_with_paper, experiment_text, table_html, table_text
+from blur_lightning.robustness import Record
+
+TRIAL, DIARY = "trial.json", "diary.csv"
+_RUN = ("data", "network", "trained on", "scale", "run")  # heads of what names a run
+
+
+def failures(paths: Iterable[Path]) -> dict[str, str]:
+    """Errors of failed trials of sweeps, by the blur that they were to train on; "" is any."""
+    reasons: dict[str, str] = {}
+    for file in (file for path in paths if path.is_dir() for file in sorted(path.rglob(TRIAL))):
+        try:
+            trial = json.loads(file.read_text(encoding="utf-8"))
+            if trial["status"] == "failed":
+                reasons.setdefault(str(trial["parameters"].get("data.blur", "")), trial["error"])
+        except (ValueError, KeyError, OSError, AttributeError) as error:
+            raise InputError(f"{file}: no record of a trial ({error}); remove it") from error
+    return reasons
+
+
+def paper_text(table: str, records: Sequence[Record], reasons: dict[str, str]) -> str:
+    """A table of a paper beside what was measured, for the terminal."""
+    rows = compare_with_paper(table, records, reasons)
+    return f"{table}: {experiment_text(table)}\n\n{table_text(rows)}\n"
+
+
+def paper_html(table: str, records: Sequence[Record], reasons: dict[str, str]) -> str:
+    """The same for the page."""
+    rows = compare_with_paper(table, records, reasons)
+    return f"<h3>{escape(experiment_text(table))}</h3>{table_html(rows)}"
+
+
+def summaries_html(records: Sequence[Record]) -> str:
+    """Curves in two numbers each, and ImageNet-C's errors where all severities were tested."""
+    return _curves(records) + _corruptions(records)
+
+
+def _curves(records: Sequence[Record]) -> str:
+    rows = [
+        (
+            *(
+                c.dataset,
+                c.model,
+                c.trained_on,
+                c.scale,
+                c.run,
+                c.family,
+                f"{c.from_:g} to {c.to:g}",
+            ),
+            f"{100 * c.area:.1f}",
+            "beyond" if c.half is None else f"{c.half:.2f}",
+        )
+        for c in curve_records(records)
+        if c.metric == "top1"
+    ]
+    heads = [*_RUN, "blur", "range", "area (%)", "half at"]
+    return _table("Top-1 over a family of blurs", heads, rows, names=7)
+
+
+def _corruptions(records: Sequence[Record]) -> str:
+    runs: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        key = (record.dataset, record.model, record.trained_on, record.scale, record.run)
+        runs.setdefault(key, []).append(record)
+    rows: list[tuple[str, ...]] = []
+    for run, own in runs.items():
+        for legacy in (False, True):
+            for denominator in ALEXNET_ERRORS:
+                figures = [
+                    _error(own, family, denominator=denominator, legacy=legacy)
+                    for family in BLURS_OF_IMAGENET_C
+                ]
+                if any(not math.isnan(figure) for figure in figures):
+                    mean = mean_corruption_error(own, denominator=denominator, legacy=legacy)
+                    variant = "as the reference" if legacy else "mended"
+                    texts = ("" if math.isnan(f) else f"{100 * f:.1f}" for f in (*figures, mean))
+                    rows.append((*run, variant, denominator, *texts))
+    families = [name.removesuffix("_blur") for name in BLURS_OF_IMAGENET_C]
+    title = "Corruption errors of ImageNet-C's blurs (%, AlexNet is 100)"
+    return _table(title, [*_RUN, "blurs", "AlexNet by", *families, "mean"], rows, names=7)
+
+
+def _error(records: Sequence[Record], family: str, *, denominator: str, legacy: bool) -> float:
+    """NaN where a severity was not tested."""
+    try:
+        return corruption_error(records, family, denominator=denominator, legacy=legacy)
+    except InputError:
+        return math.nan
+
+
+def diaries_html(folders: Iterable[Path]) -> str:
+    """What each training saw, by level of blur."""
+    files = [folder / DIARY for folder in folders if (folder / DIARY).is_file()]
+    return "".join(
+        f"<h3>{escape(file.parent.name)}</h3><figure>{diary_svg(file)}</figure>" for file in files
+    )
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, names: int) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    body = ""
+    for row in rows:
+        cells = "".join(f'<th scope="row">{escape(text)}</th>' for text in row[:names])
+        body += f"<tr>{cells}{''.join(f'<td>{escape(text)}</td>' for text in row[names:])}</tr>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<h3>{escape(title)}</h3><div class="wide">{table}</div>'

@@ -9,7 +9,7 @@ from PIL import Image
 from blur_lightning.blur import BlurDistribution, Capture, blur_images, convolve, make_kernels
 from blur_lightning.blur.capture import cut_window, normalize
 from blur_lightning.blur.families import Blur
-from blur_lightning.data.photos import PhotosDataModule
+from blur_lightning.data.base import check_reach
 from blur_lightning.errors import InputError
 
 
@@ -145,10 +145,10 @@ def test_crop_first_blurs_the_crop_with_a_border_of_its_own(margin, text, border
     [("crop_first", "G8", "data.capture.crop 32"), ("blur_first", "G15", "data.capture.canonical")],
 )
 def test_a_blur_wider_than_what_it_blurs_is_refused(order, text, message):
-    data = PhotosDataModule("photos", capture=Capture(60, 60, 32, order=order))
-    data.check_reach(BlurDistribution.parse("G4"))
+    capture = Capture(60, 60, 32, order=order)
+    check_reach(BlurDistribution.parse("G4"), capture)
     with pytest.raises(InputError, match=message):
-        data.check_reach(BlurDistribution.parse(text))
+        check_reach(BlurDistribution.parse(text), capture)
 
 
 def test_each_blurred_crop_is_stored_as_jpeg():
@@ -178,7 +178,7 @@ def test_each_blurred_crop_is_stored_as_jpeg():
         ({"scale": (256, 256)}, "capture.scale: name at least one, each once"),
         ({"scale": ()}, "capture.scale: name at least one"),
         ({"scale": (512, 128)}, "capture.crop: 224 pixels do not fit an image of scale 128"),
-        ({"order": "crop_first", "canonical": 256, "crop": None}, "set a capture.crop"),
+        ({"order": "crop_first", "canonical": 256, "crop": "whole"}, "set a capture.crop"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(settings, message):
@@ -251,7 +251,7 @@ def test_what_differs_from_the_defaults_is_named():
 
 @pytest.mark.parametrize("scale", [40, 60, 96])
 def test_whole_images_are_resized_whole(scale):
-    capture = Capture(canonical=60, scale=scale, crop=None)
+    capture = Capture(canonical=60, scale=scale, crop="whole")
     image, blurs = tensor(picture(60, 83)), [Blur("disk", 4.0)]
     blurred = convolve(image, make_kernels(blurs)).float()
     size = (scale, round(83 * scale / 60))
@@ -263,16 +263,16 @@ def test_whole_images_are_resized_whole(scale):
     torch.testing.assert_close(ours, expected / 255, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("crop", [30, None])
+@pytest.mark.parametrize("crop", [30, "whole"])
 def test_several_scales_are_each_as_alone(crop):
     both = Capture(canonical=60, scale=(40, 80), crop=crop)
     assert both.scale_name == "40+80"
     blurs = [Blur("disk", 2.0)]
-    image = tensor(picture(60, 90)) if crop is None else windows(both, picture(80, 90), 2)
+    image = tensor(picture(60, 90)) if crop == "whole" else windows(both, picture(80, 90), 2)
     inputs = both(image, blurs)
     for scale, ours in zip((40, 80), inputs, strict=True):
         alone = Capture(canonical=60, scale=scale, crop=crop)
-        if crop is not None:
+        if crop != "whole":
             cut = (image.shape[-1] - alone.window_side - 4) // 2
             side = alone.window_side + 4
             image_alone = image[..., cut : cut + side, cut : cut + side]

@@ -46,8 +46,8 @@ class Capture:
         canonical: Smaller side of an image when it is blurred, in pixels.
         scale: Smaller side of the whole image at the network's scale, in pixels. Of several a
             training image gets one at random, and in a test the network sees all.
-        crop: Side of the square that the network sees, in pixels of its scale; None is the whole
-            image, for networks that take any size (see `models.dense`). Training needs a crop.
+        crop: Side of the square that the network sees, in pixels of its scale; or the whole image,
+            for networks that take any size (see `models.dense`). Training needs a square.
         border: What lies beyond the edge of an image; the paper does not say.
         rim: Whether pixels at a shape's rim count whole ("hard") or by area.
         interpolation: Filter of both resizes, antialiased; the paper does not say.
@@ -61,7 +61,7 @@ class Capture:
 
     canonical: int = 384
     scale: int | tuple[int, ...] = 256
-    crop: int | None = 224
+    crop: int | Literal["whole"] = 224
     border: Border = "reflect"
     rim: Rim = "hard"
     interpolation: Interpolation = "bicubic"
@@ -74,14 +74,14 @@ class Capture:
             raise InputError("capture.scale: name at least one, each once")
         sides = {"canonical": self.canonical, "scale": min(self.scales), "crop": self.crop}
         for name, side in sides.items():
-            if side is not None and side < 1:
+            if isinstance(side, int) and side < 1:
                 raise InputError(f"capture.{name}: {side} is not 1 pixel or more")
-        if self.crop is not None and self.crop > min(self.scales):
+        if isinstance(self.crop, int) and self.crop > min(self.scales):
             raise InputError(
                 f"capture.crop: {self.crop} pixels do not fit an image of scale "
                 f"{min(self.scales)}; enlarge capture.scale too"
             )
-        if self.order == "crop_first" and (self.scales != (self.canonical,) or self.crop is None):
+        if self.order == "crop_first" and (self.scales != (self.canonical,) or self.whole):
             raise InputError(
                 f"capture.order: crop_first blurs a crop at the network's scale, {self.scale_name} "
                 f"pixels; set a capture.crop, and capture.canonical {self.scale_name} too"
@@ -105,24 +105,28 @@ class Capture:
         return (self.scale,) if isinstance(self.scale, int) else tuple(self.scale)
 
     @property
+    def whole(self) -> bool:
+        """Whether the network sees whole images."""
+        return self.crop == "whole"
+
+    @property
     def scale_name(self) -> str:
         """As records name it: 256, or 256+512."""
         return "+".join(map(str, self.scales))
 
     @property
     def window_side(self) -> int:
-        """Side of the square that the crop of the smallest scale is made from, at the canonical."""
+        """Side of the square that the crop is made from, in canonical pixels."""
         return self.window_side_at(min(self.scales))
 
     def window_side_at(self, scale: int) -> int:
-        """Side of the square that the crop of one scale is made from, in canonical pixels."""
-        if self.crop is None:
-            raise InputError("capture.crop: whole images have no window; training needs a crop")
+        """The same for one of several scales: the smallest has the largest square."""
+        assert isinstance(self.crop, int)  # whole images have none
         return ceil((self.crop + 2 * self._apron(scale)) * self.canonical / scale)
 
     def margin(self, reach: int) -> int:
         """Pixels around a window that blurs which reach so far draw on."""
-        return 0 if self.order == "crop_first" or self.crop is None else reach
+        return 0 if self.order == "crop_first" or self.whole else reach
 
     def _apron(self, scale: int) -> int:
         """Pixels of the network's scale around the crop that its resampling filter reaches."""
@@ -137,47 +141,40 @@ class Capture:
 
         Args:
             windows: Squares from `cut_window`: `window_side` and a margin around it; or, where
-                there is no crop, whole images of one size at the canonical scale.
+                the crop is whole, images of one size at the canonical scale.
             blurs: One for each; none may reach further than the margin, unless there is none
-                (the crop comes first, or there is no crop): then none may reach further than a
+                (the crop comes first, or is whole): then none may reach further than a
                 reflected border can be filled.
 
         Returns:
-            Values of 8-bit images as the paper has them, divided by 255, before normalising; for
-            several scales a list, in their order.
+            Values of 8-bit images, divided by 255, before normalising; of several scales a list.
         """
         blurred = self._blurred(windows, blurs)
         inputs = [self._resize(blurred, scale).div_(255) for scale in self.scales]
         return inputs[0] if len(inputs) == 1 else inputs
 
-    def at_scales(
-        self,
-        windows: UInt8[Tensor, "b 3 s s"],
-        blurs: Sequence[Blur],
-        scales: Sequence[int],
-    ) -> Float[Tensor, "b 3 crop crop"]:
+    def at_scales(self, windows: Tensor, blurs: Sequence[Blur], scales: Sequence[int]) -> Tensor:
         """Do the same with each window at a scale of its own.
 
         Args:
-            windows: As above; what a scale does not need around its window may hold anything.
-            blurs: As above.
-            scales: One of the capture's scales for each window.
+            windows: (b, 3, s, s); what a scale does not need around its own may hold anything.
+            blurs: One for each.
+            scales: One of the capture's for each.
         """
-        assert self.crop is not None
-        margin = (windows.shape[-1] - self.window_side) // 2
+        assert isinstance(self.crop, int)
+        margin = windows.shape[-1] - self.window_side
         crops = windows.new_empty(len(windows), 3, self.crop, self.crop, dtype=torch.float32)
         for scale in set(scales):
             capture = replace(self, scale=scale)
             indices = [index for index, own in enumerate(scales) if own == scale]
-            parts = _centre(windows[indices], capture.window_side + 2 * margin)
-            resized = capture(parts, [blurs[index] for index in indices])
-            assert isinstance(resized, Tensor)  # of one scale
-            crops[indices] = resized
-        return crops
+            parts = _centre(windows[indices], capture.window_side + margin)
+            blurred = capture._blurred(parts, [blurs[index] for index in indices])
+            crops[indices] = capture._resize(blurred, scale)
+        return crops.div_(255)
 
     def _blurred(self, windows: Tensor, blurs: Sequence[Blur]) -> Tensor:
         """Blur windows or whole images; 8 bits."""
-        if self.crop is None:
+        if self.whole:
             return blur_images(windows, blurs, border=self.border, rim=self.rim, light=self.light)
         parts = self._alike(blurs)
         if len(parts) == 1:
@@ -195,7 +192,7 @@ class Capture:
         return blur_images(
             windows,
             blurs,
-            # With the blur first a window brings its border along. This one is never too wide.
+            # With the blur first a window brings its own border; this one is never too wide.
             border=self.border if self.order == "crop_first" else "replicate",
             rim=self.rim,
             light=self.light,
@@ -218,7 +215,7 @@ class Capture:
 
     def _resize(self, blurred: Tensor, scale: int) -> Tensor:
         """Resize 8-bit images and cut out the crop: float, 0..255, in memory of its own."""
-        if self.crop is None:
+        if isinstance(self.crop, str):
             sides = (blurred.shape[-2], blurred.shape[-1])
             rows, columns = (max(scale, round(side * scale / self.canonical)) for side in sides)
             return resize_images(blurred, (rows, columns), self.interpolation)
@@ -260,7 +257,7 @@ def normalize(
 
     Args:
         images: Float images.
-        mean: Of each channel, in [0, 1].
+        mean: Of each channel.
         std: Of each channel, more than 0.
         inplace: Overwrite the images, which is cheaper than fresh memory.
     """

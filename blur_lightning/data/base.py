@@ -78,7 +78,7 @@ class BlurDataModule(LightningDataModule, ABC):
         self.name = type(self).__name__.removesuffix("DataModule").lower()
         self.blur = BlurDistribution.parse(blur)
         self.capture = capture or Capture()
-        self.test_capture = replace(self.capture, crop=None) if test_whole else self.capture
+        self.test_capture = replace(self.capture, crop="whole") if test_whole else self.capture
         self.jitter = tuple(jitter) or (self.capture.canonical,)
         self.flip = flip
         if batch_size < 1 or min(self.jitter) < 1 or min(num_workers or 0, seed or 0) < 0:
@@ -206,10 +206,10 @@ class BlurDataModule(LightningDataModule, ABC):
         assert self.trainer is not None
         source, training = self.sources[split], split == "train"
         capture = self.test_capture if split in ("test", "predict") else self.capture
-        if split in ("train", "val") and capture.crop is None:
+        if split in ("train", "val") and capture.whole:
             raise InputError(
-                "data.capture.crop: training needs a crop; for tests of whole images set "
-                "data.test_whole true"
+                "data.capture.crop: training needs a square, e.g. 224; for tests of whole images "
+                "set data.test_whole true"
             )
         dataset = WindowDataset(
             source,
@@ -227,7 +227,7 @@ class BlurDataModule(LightningDataModule, ABC):
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
         }
-        if capture.crop is None:
+        if capture.whole:
             shapes = self._shapes(source, indices)
             batches = ShapeBatches(indices, shapes, batch_size=self.batch_size, **process)
             return DataLoader(dataset, batch_sampler=batches, **options)

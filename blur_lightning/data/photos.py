@@ -26,6 +26,7 @@ class PhotosDataModule(BlurDataModule):
             gives the label that a test needs; predict needs none. None takes the 20 photographs
             of ImageNet classes that the package foolbox brings (pip install foolbox).
         num_classes: Number of classes of the network.
+        labelled: Whether names hold classes, as a test wants them; a critical blur needs none.
         capture: Scales, crop and border of what the network sees.
         batch_size: Images in a batch.
         num_workers: Processes that decode; None is one a core, at most 8.
@@ -39,6 +40,7 @@ class PhotosDataModule(BlurDataModule):
         root: str | None = None,
         *,
         num_classes: int = 1000,
+        labelled: bool = True,
         capture: Capture | None = None,
         batch_size: int = 32,
         num_workers: int | None = None,
@@ -54,7 +56,7 @@ class PhotosDataModule(BlurDataModule):
         )
         # Beside its photographs foolbox keeps samples of smaller data sets.
         self.root, self.prefix = (_foolbox(), "imagenet_") if root is None else (Path(root), "")
-        self.num_classes = num_classes
+        self.num_classes, self.labelled = num_classes, labelled
         if root is not None:
             self.name = self.root.resolve().name
 
@@ -69,7 +71,7 @@ class PhotosDataModule(BlurDataModule):
         files = [file for file in image_files(self.root) if file.name.startswith(self.prefix)]
         if not files:
             raise InputError(f"data.root: {self.root} holds no images")
-        labels = None if split == "predict" else self._labels(files)
+        labels = self._labels(files) if split != "predict" and self.labelled else None
         return FileSource(self.root, files, labels)
 
     def _labels(self, files: Sequence[Path]) -> list[int]:
@@ -79,7 +81,8 @@ class PhotosDataModule(BlurDataModule):
             if not match or int(match[1]) >= self.num_classes:
                 raise InputError(
                     f"{file}: a test needs its class in the name, as in "
-                    f"photo_<0..{self.num_classes - 1}>{file.suffix}; predict needs none"
+                    f"photo_<0..{self.num_classes - 1}>{file.suffix}; predict needs none, nor "
+                    "with --data.labelled false a CriticalBlurTask"
                 )
             labels.append(int(match[1]))
         return labels

@@ -114,7 +114,7 @@ class WindowDataset(Dataset):
         seed: Seed of the random windows.
         jitter: Smaller sides in pixels that a training image is resized to, one of them at random,
             to be seen at one of the capture's scales; None takes the central window of an image at
-            the canonical scale, or the whole of it where the capture has no crop.
+            the canonical scale, or the whole of it where the capture's crop is that.
         flip: Mirror half of the images where there is a jitter.
     """
 
@@ -155,7 +155,7 @@ class WindowDataset(Dataset):
     def _central(self, image: np.ndarray) -> np.ndarray:
         capture = self.capture
         resized = resize_smaller_side(image, capture.canonical, interpolation=capture.interpolation)
-        if capture.crop is None:
+        if capture.whole:
             return resized
         side, border = capture.window_side, capture.border
         return cut_window(resized, side=side, margin=self.margin, border=border)

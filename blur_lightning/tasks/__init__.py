@@ -2,5 +2,6 @@
 
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.classification import ClassificationTask
+from blur_lightning.tasks.critical import CriticalBlurTask
 
-__all__ = ["ClassificationTask", "Task"]
+__all__ = ["ClassificationTask", "CriticalBlurTask", "Task"]

@@ -36,6 +36,7 @@ class ClassificationTask(Task):
     """
 
     metrics = ("top1", "top5", "entropy", "cross_entropy")
+    needs_labels = True  # for a test
 
     def __init__(
         self,
@@ -121,6 +122,13 @@ class ClassificationTask(Task):
         self.log_dict(means, prog_bar=True, sync_dist=True, batch_size=len(blurs))
 
     @override
+    def on_test_start(self) -> None:
+        if self.needs_labels and self.datamodule.sources["test"].labels is None:
+            raise InputError(
+                "data: a test needs labels; predict needs none, nor does the CriticalBlurTask"
+            )
+
+    @override
     def measure(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         self._check_classes(output)
         log_probabilities = output.float().log_softmax(dim=1)
@@ -147,6 +155,8 @@ class ClassificationTask(Task):
     @override
     def measure_whole(self, rows: Columns) -> dict[str, Interval]:
         """Whether confidence can be trusted: calibration, and what abstaining gains."""
+        if not {"confidence", "top1"} <= rows.keys():
+            return {}
         (condition,) = set(rows["condition"])
         found = {
             name: column.item() for name, column in abstention_table(rows, [condition]).items()

@@ -72,7 +72,7 @@ class Level(NamedTuple):
 class BlurDiary:
     """Collects what every training image got and how it fared, and writes it after each epoch.
 
-    Between epochs it holds 33 bytes an image, and up to 64 batches on the device.
+    It holds 41 bytes for each image of an epoch, and up to 64 batches on the device.
 
     Args:
         blur: The mix that is trained on; bins divide its range, so they stay from epoch to epoch.
@@ -151,14 +151,15 @@ class BlurDiary:
 
 
 def levels_of(table: Table, blur: BlurDistribution) -> list[Level]:
-    """Summarise one epoch: families without a number first, then by name and level.
+    """Summarise one epoch: sharp and shake first, then by name and level.
 
     A family of at most 12 parameters has each of them as a level, others 8 equal bins of the range
     that is drawn from; bins in which there is no image are left out.
     """
-    names = sorted(set(table["family"]), key=lambda name: (family_of(name) is not None, name))
     levels = []
-    for family in names:
+    for family in sorted(
+        set(table["family"]), key=lambda name: (name != "sharp", family_of(name) is not None, name)
+    ):
         rows = np.flatnonzero(table["family"] == family)
         for low, high, chosen in _split(family, table["parameter"][rows], blur):
             levels.append(_level(table, rows[chosen], family, low, high))

@@ -5,9 +5,9 @@
 The photographs are the 20 of the package foolbox, enlarged to 500x375 and stored as JPEG of quality
 90 in a temporary folder: decoding costs a little less than for photographs with finer detail. The
 scales are those of Vasiljevic et al. 2016: 384 to blur at, 256 for the network, a crop of 224. One
-thread; the network does not count, but in the last figure: what `test` takes with all it does, files
-included, beside an EfficientNet-Lite0 alone on the same images. Exits with status 2 where foolbox is
-not installed.
+thread; the network does not count, but in the last figure: what `test` takes with all it does,
+files included, beside an EfficientNet-Lite0 alone on the same images. Exits with status 2 where
+foolbox is not installed.
 """
 
 import contextlib

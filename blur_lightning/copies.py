@@ -88,6 +88,7 @@ def write_copies(
         out: Folder of the copies; keeps the tree below each folder of photographs.
         canonical: Pixels of the smaller side that each photograph is resized to before the blur,
             so that D4 is the same for all; null keeps the size, lengths are then its own pixels.
+            Sides beyond 1:20, and what would exceed 100 megapixels, need null.
         border: What lies beyond the edge: the image mirrored, its last row repeated, or black.
         rim: Whether pixels at a shape's rim count whole or by the covered share; null is hard for
             --blur and area for --depth.

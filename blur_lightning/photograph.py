@@ -19,6 +19,7 @@ from blur_lightning.images import (
     image_files,
     read_image,
     resize_smaller_side,
+    resized_shape,
 )
 from blur_lightning.robustness import replacing
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:  # torch is imported where there is work to do; help needs non
 LENS = ("focal_length", "f_number", "focus_distance")
 Kind = Literal["mask", "depth map"]
 _SENSOR = 24_000  # smaller side of a full-frame sensor in micrometres
+# Largest ratio of the sides, and most pixels, that a photograph is resized to: a strip of a few
+# pixels is a slip, and would become gigabytes.
+_RATIO, _PIXELS = 20, 100_000_000
 
 
 def find_photographs(paths: Sequence[Path], format: str) -> dict[str, Path]:
@@ -151,8 +155,9 @@ def write_copy(
     import torch
 
     pixels = whole = read_image(source)
-    if settings["canonical"]:
-        pixels = resize_smaller_side(whole, settings["canonical"])
+    if canonical := settings["canonical"]:
+        _check_resizable(source, whole, canonical)
+        pixels = resize_smaller_side(whole, canonical)
     values = None
     if map_path:
         values = read_mask(map_path) if blur else read_depth(map_path)
@@ -167,8 +172,9 @@ def write_copy(
     try:
         blurred = _blurred(image, blur, settings, values)
     except ValueError as error:  # the kernel reaches further than the photograph
-        advice = str(error).replace("border='replicate'", "--border replicate")
-        raise UnreadableImageError(f"{source}: {advice}") from error
+        raise UnreadableImageError(
+            f"{source}: {_in_words(error, blur, image, canonical)}"
+        ) from error
     with Image.open(source) as original:
         profile = original.info.get("icc_profile") or b""
     options: dict[str, Any] = {"format": Image.registered_extensions()[target.suffix.lower()]}
@@ -180,6 +186,37 @@ def write_copy(
     with replacing(target) as temporary:
         copy.save(temporary, **options)
     return copy.size
+
+
+def _check_resizable(source: Path, whole: np.ndarray, canonical: int) -> None:
+    """Refuse a photograph that the canonical scale would make a huge one."""
+    height, width = whole.shape[:2]
+    rows, columns = resized_shape((height, width), canonical)
+    if max(height, width) > _RATIO * min(height, width) or rows * columns > _PIXELS:
+        raise UnreadableImageError(
+            f"{source}: {width} x {height} pixels would be {columns} x {rows} at --canonical "
+            f"{canonical}, beyond 1:{_RATIO} or {_PIXELS // 10**6} megapixels; --canonical null "
+            "keeps its size"
+        )
+
+
+def _in_words(
+    error: ValueError, blur: "Blur | None", image: "Tensor", canonical: int | None
+) -> str:
+    """Say what the engine says of tensors and arguments for someone at a terminal."""
+    rows, columns = image.shape[-2:]
+    size = f"its {columns} x {rows} pixels" + (f" at --canonical {canonical}" if canonical else "")
+    words = {
+        "blurs: ": "",
+        "kernels: one": f"{blur}",
+        f"a {rows}x{columns} image": size,
+        f"images of shape {tuple(image.shape)}": size,
+        "border='replicate'": "--border replicate",
+    }
+    text = str(error)
+    for tensors, photograph in words.items():
+        text = text.replace(tensors, photograph)
+    return text
 
 
 def _blurred(

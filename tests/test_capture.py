@@ -10,6 +10,7 @@ from blur_lightning.blur import BlurDistribution, Capture, blur_images, convolve
 from blur_lightning.blur.capture import cut_window, normalize
 from blur_lightning.blur.families import Blur
 from blur_lightning.data.base import check_reach
+from blur_lightning.data.photos import PhotosDataModule
 from blur_lightning.errors import InputError
 
 

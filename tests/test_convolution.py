@@ -175,11 +175,17 @@ UNIT[:, 1, 1] = 1
         (torch.zeros(2, 0, 8, 8), UNIT, r"images: shape \(2, 0, 8, 8\) is not"),
         (torch.zeros(2, 3, 8, 0), UNIT, r"images: shape \(2, 3, 8, 0\) is not"),
         (torch.zeros(2, 3, 8, 8).long(), UNIT, "images: torch.int64 of shape"),
-        (torch.zeros(3, 3, 8, 8), UNIT, r"kernels: 2 for images of shape \(3, 3, 8, 8\); 3 are"),
-        (np.zeros((2, 3, 8, 8)), UNIT, "images: ndarray is no tensor"),
+        (torch.zeros(3, 3, 8, 8), UNIT, "kernels: 2 for 3 images; give one for each"),
+        (np.zeros((2, 3, 8, 8)), UNIT, "images: ndarray is no tensor; torch.as_tensor makes one"),
+        (torch.zeros(2, 3, 8, 8), UNIT.numpy(), "kernels: ndarray is no tensor; torch.as_tensor"),
+        (torch.zeros(2, 3, 8, 8), UNIT.tolist(), "kernels: list is no tensor"),
         (torch.zeros(2, 3, 8, 8), UNIT[0], r"kernels: shape \(3, 3\) is not"),
         (torch.zeros(2, 3, 8, 8), UNIT.byte(), "kernels: torch.uint8 of shape"),
-        (torch.zeros(2, 3, 8, 8), UNIT.to("meta"), "kernels: shape .* on meta, images on cpu"),
+        (
+            torch.zeros(2, 3, 8, 8),
+            UNIT.to("meta"),
+            "kernels: on meta, images on cpu; move one there",
+        ),
         (
             torch.zeros(2, 3, 8, 8),
             torch.ones(2, 4, 3) / 12,
@@ -194,7 +200,11 @@ UNIT[:, 1, 1] = 1
         (torch.zeros(2, 3, 8, 8), 0 * UNIT, "or a sum other than 1"),
         (torch.zeros(2, 3, 8, 8), 2 * UNIT, "divide by"),
         (torch.zeros(2, 3, 8, 8), UNIT[:, None].expand(2, 4, 3, 3), "4 channels, images have 3"),
-        (torch.zeros(2, 3, 8, 8), torch.ones(2, 17, 17) / 289, "kernels: they reach 8 px"),
+        (
+            torch.zeros(2, 3, 8, 8),
+            torch.ones(2, 17, 17) / 289,
+            "kernels: one reaches 8 px, which a reflected border of a 8x8",
+        ),
         (torch.zeros(2, 3, 1, 1), UNIT, "border of a 1x1 image cannot fill; use"),
     ],
 )
@@ -236,6 +246,33 @@ def test_a_batch_of_nothing_and_a_batch_of_one_pixel_work():
     assert convolve(images(0), make_kernels([])).shape == (0, 3, 61, 67)
     pixel = images(1, size=(1, 1))
     assert torch.equal(convolve(pixel, make_kernels([Blur("disk", 4.0)]), "replicate"), pixel)
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_batch_of_nothing_has_gradients_of_nothing_and_of_0(channels):
+    batch = torch.zeros(0, 3, 8, 8, requires_grad=True)
+    taps = torch.zeros(0, *channels, 5, 5, requires_grad=True)
+    blurred = convolve(batch, taps, margin=2)
+    assert blurred.shape == (0, 3, 4, 4)
+    blurred.sum().backward()
+    assert batch.grad.shape == batch.shape
+    assert taps.grad.shape == taps.shape
+    assert convolve(batch, make_kernels([])).requires_grad
+    assert convolve(batch.detach(), taps).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("sigma", [0.8, 3.3])
+def test_a_pixel_changes_nothing_beyond_the_reach_of_a_gaussian(sigma, dtype):
+    reach = int(4 * sigma + 0.5)
+    batch, kernels = images(1).to(dtype), make_kernels([Blur("gaussian", sigma)])
+    changed = batch.clone()
+    changed[..., 30, 33] = 255 - batch[..., 30, 33]
+    changed = 1e6 * changed if dtype == torch.float32 else changed
+    batch = 1e6 * batch if dtype == torch.float32 else batch
+    differs = (convolve(batch, kernels) != convolve(changed, kernels)).any(dim=(0, 1)).nonzero()
+    assert (differs - torch.tensor([30, 33])).abs().max() <= reach
+    assert len(differs) > 4
 
 
 @pytest.mark.gpu
@@ -346,8 +383,9 @@ def test_a_margin_is_drawn_on_and_cut_off(dtype):
         assert torch.equal(cut, whole[..., margin:-margin, margin:-margin]), margin
     with pytest.raises(ValueError, match="margin: 31 pixels at each edge"):
         convolve(batch, make_kernels(blurs), margin=31)
-    with pytest.raises(ValueError, match="margin: -1"):
-        convolve(batch, make_kernels(blurs), margin=-1)
+    for margin in (-1, 1.5, "1", None):
+        with pytest.raises(ValueError, match=f"margin: {margin} pixels .* 0 or more whole ones"):
+            convolve.__wrapped__(batch, make_kernels(blurs), margin=margin)
 
 
 def test_a_margin_is_cut_off_where_gradients_are_wanted(photo):

@@ -460,8 +460,47 @@ def test_unreadable_photographs_are_named_and_the_others_copied(blur, photos, ou
 def test_a_kernel_that_is_larger_than_a_photograph_names_it(blur, photos):
     save(photos / "small.png", (9, 5))
     line = blur("--canonical", "null", "--blur", "D8", expect=2)
-    assert "small.png: " in line
-    assert "1 of 5 not copied" in line
+    told = f"{photos / 'small.png'}: D8 reaches 8 px, which a reflected border of its 9 x 5 pixels"
+    assert f"{told} cannot fill; use --border replicate; 1 of 5 not copied" in line
+
+
+@pytest.mark.parametrize("option", ["--blur", "--depth"])
+def test_a_blur_beyond_the_border_is_told_in_words_of_photographs(blur, photos, option):
+    np.save(photos.parent / "a.npy", np.where(np.eye(31, 37), 2, 1e-3))
+    value = "D400" if option == "--blur" else photos.parent / "a.npy"
+    line = blur(option, value, paths=[photos / "a.png"], expect=2)
+    assert line.startswith(f"error: {photos / 'a.png'}: ")
+    assert "a reflected border of its 38 x 32 pixels at --canonical 32 cannot fill; use --" in line
+    assert not any(word in line for word in ("shape", "(1, 3", "border=", "kernels", "blurs"))
+
+
+def test_a_blur_beyond_the_border_inside_a_mask_names_the_blur(blur, photos, masks):
+    words = ["--blur", "D40", "--mask", masks]
+    line = blur(*words, paths=[photos / "a.png"], expect=2)
+    assert f"{photos / 'a.png'}: D40 reaches 40 px, which a reflected border of its 38 x 32" in line
+
+
+def test_a_blur_with_a_border_of_its_own_says_how_large_a_photograph_must_be(blur, photos):
+    save(photos / "small.png", (9, 5))
+    words = ["--canonical", "null", "--border", "constant", "--blur", "defocus_blur_legacy-5"]
+    line = blur(*words, expect=2)
+    told = "defocus_blur_legacy-5 always has a reflected border, which its 9 x 5 pixels cannot fill"
+    assert f"{photos / 'small.png'}: {told}; it takes 11x11 px or more; 1 of 5" in line
+
+
+def test_a_photograph_that_would_become_huge_is_refused_and_the_others_copied(blur, photos, out):
+    save(photos / "limit.png", (20, 1))
+    save(photos / "strip.png", (3, 64))
+    line = blur(expect=2)
+    told = "3 x 64 pixels would be 32 x 683 at --canonical 32, beyond 1:20 or 100 megapixels"
+    assert f"{photos / 'strip.png'}: {told}; --canonical null keeps its size; 1 of 6" in line
+    assert opened(out / "limit.png").size == (640, 32)
+    assert not (out / "strip.png").exists()
+    to = out.parent / "whole"
+    blur("--canonical", "null", "--border", "replicate", to=to)
+    assert opened(to / "strip.png").size == (3, 64)
+    line = blur("--canonical", 10_000, paths=[photos / "a.png"], to=out.parent / "huge", expect=2)
+    assert "37 x 31 pixels would be 11935 x 10000 at --canonical 10000, beyond" in line
 
 
 def test_an_interrupt_leaves_whole_files_and_the_next_run_the_rest(
@@ -533,6 +572,9 @@ def test_foreign_settings_are_refused(blur, out, text):
         (["--workers", 0], "--workers: 0 is not 1 or more"),
         (["--seed", -1], "--seed: -1 is not 0 or more"),
         (["--blur", "X4"], "'X4' is no blur"),
+        (["--blur", "d4"], "'d4' is no blur; did you mean D4?"),
+        (["--blur", "D1e9"], "in plain digits without exponent, e.g. D4"),
+        (["--blur", "D4%"], "'D4%' needs a share of 0 to 100 percent after the %"),
         (["--format", "gif"], "--format"),
         (["--border", "wrap"], "--border"),
         (["--light", "dim"], "--light"),
@@ -562,7 +604,9 @@ def test_wrong_paths_are_one_line_that_names_them(blur, photos, out, tmp_path):
         "--format", "keep", paths=[note], expect=2
     )
     save(photos / "moving.gif")
-    assert "moving.gif: this format" in blur("--format", "keep", expect=2)
+    line = blur("--format", "keep", expect=2)
+    assert f"{photos / 'moving.gif'}: this format cannot be kept; choose --format png" in line
+    assert not any(out.iterdir())
     (tmp_path / "file").write_text("")
     assert "cannot be written" in blur(to=tmp_path / "file", expect=2)
     assert "cannot be written" in blur(to=tmp_path / "file/below", expect=2)

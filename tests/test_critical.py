@@ -261,8 +261,18 @@ def test_photographs_without_labels_have_a_decision_too(tmp_path):
     found = rows["critical_parameter"][:4]
     assert np.all((found >= [sigma_of(x) for x in LIGHTS]) & (found <= 2.8))
     assert "label" not in rows
-    with pytest.raises(InputError, match=r"model\.decision: the images have no labels"):
-        stepped(tmp_path, batch, decision="label")
+
+
+@pytest.mark.parametrize(("decision", "needed"), [("own", False), ("label", True)])
+def test_labels_are_needed_for_the_right_decision_only(decision, needed):
+    task = CriticalBlurTask(Peak(), decision=decision)
+    unlabelled = SimpleNamespace(sources={"test": SimpleNamespace(labels=None)})
+    task._trainer = SimpleNamespace(datamodule=unlabelled)
+    if needed:
+        with pytest.raises(InputError, match="a test needs labels"):
+            task.on_test_start()
+    else:
+        task.on_test_start()
 
 
 def test_a_batch_that_cannot_be_read_is_passed_over(tmp_path):

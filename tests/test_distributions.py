@@ -1,12 +1,14 @@
+import re
 from collections import Counter
 
 import pytest
 import torch
 
 from blur_lightning.blur import BlurDistribution, blur_images, make_kernels
-from blur_lightning.blur.families import Blur
+from blur_lightning.blur.families import FAMILIES, Blur
 from blur_lightning.errors import InputError
 
+KINDS = ("defocus", "motion", "zoom", "glass", "gaussian")
 GRAMMAR = [
     "sharp",
     "D4",
@@ -72,20 +74,29 @@ def test_spellings_of_one_blur_have_one_name(text, canonical):
         ("D-2", "'D-2'", "radius of 0 or more"),
         ("M8", "'M8'", "degrees"),
         ("H8@30", "'H8@30'", "length"),
-        ("d4", "'d4'", "is no blur"),
-        ("d4", "'d4'", "trefoil<waves>"),
-        ("defocus_blur", "'defocus_blur'", "severity of 1 to 5, e.g. defocus_blur-3"),
+        ("D1e9", "'D1e9'", "0 or more pixels, in plain digits without exponent, e.g. D4"),
+        ("D4..1e2", "'D4..1e2'", "without exponent"),
+        ("D" + "9" * 400, "", "radius of 0 or more pixels, in plain digits"),
+        ("D4%", "'D4%'", "share of 0 to 100 percent after the %, e.g. D8%50"),
+        ("D4%5e1", "'D4%5e1'", "share of 0 to 100"),
+        ("M8@1e2", "'M8@1e2'", "degrees in plain digits after an @, e.g. M4@30"),
+        ("coma0.2@x", "'coma0.2@x'", "degrees in plain digits after an @, e.g. coma0.2@30"),
+        ("2e-1*D4", "'2e-1\\*D4'", "weight in plain digits before the \\*"),
+        ("shake4", "'shake4'", "write shake alone"),
+        ("sharp@30", "'sharp@30'", "write sharp alone"),
+        ("zoom_blur2", "'zoom_blur2'", "severity of 1 to 5 as a whole number.*zoom_blur-3"),
+        ("defocus_blur", "'defocus_blur'", "severity of 1 to 5 .*e.g. defocus_blur-3"),
         ("defocus_blur-0", "'defocus_blur-0'", "severity of 1 to 5"),
-        ("glass_blur_legacy-6", "", "severity of 1 to 5, e.g. glass_blur_legacy-3"),
+        ("glass_blur_legacy-6", "", "severity of 1 to 5 .*glass_blur_legacy-3"),
         ("zoom_blur-2.5", "'zoom_blur-2.5'", "severity of 1 to 5"),
         ("zoom_blur-2@30", "'zoom_blur-2@30'", "no direction"),
-        ("D8%", "'D8%'", "radius"),
+        ("D8%50%", "'D8%50%'", "share"),
         ("shake%90..10", "'shake%90..10'", "from high to low"),
         (f"{'9' * 400}*sharp+D4", "", "weights sum to inf"),
         ("D8%101", "'D8%101'", "share of 0 to 100"),
         ("D8%50..20", "'D8%50..20'", "from high to low"),
-        ("sharp%50", "'sharp%50'", "needs a share"),
-        ("coma", "'coma'", "number of waves of 0 to 2, e.g. coma0.2"),
+        ("sharp%50", "'sharp%50'", "write sharp alone"),
+        ("coma", "'coma'", "number of waves of 0 to 2.*e.g. coma0.2"),
         ("coma50", "'coma50'", "waves of 0 to 2"),
         ("airy0", "'airy0'", "radius of 0.1 to 10 pixels"),
         ("spherical0.1@3", "'spherical0.1@3'", "no direction; leave out the @, e.g. spherical0.2"),
@@ -100,6 +111,52 @@ def test_spellings_of_one_blur_have_one_name(text, canonical):
 def test_what_is_no_blur_is_named_with_what_to_do(text, part, advice):
     with pytest.raises(InputError, match=f"{part}.*{advice}"):
         BlurDistribution.parse(text)
+
+
+def test_what_is_no_text_is_no_blur():
+    # Without the runtime type checks of the tests, as users call it.
+    for value in (None, 4, ["D4"]):
+        with pytest.raises(InputError, match=f"blur: {re.escape(repr(value))} is no text.*'D4'"):
+            BlurDistribution.parse.__func__.__wrapped__(BlurDistribution, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("d4", "D4"),
+        ("sharp+g2.50", "G2.5"),
+        ("0.2*Shake", "0.2*shake"),
+        ("disk4%50", "D4%50"),
+        ("gauss2", "G2"),
+        ("m8@30", "M8@30"),
+        ("Coma0.2@10..20", "coma0.2@10..20"),
+        ("motion-3", "motion_blur-3"),
+        ("glass-3", "glass_blur-3"),
+        ("defocus_blur_3", "defocus_blur-3"),
+        ("defocus_blurr_legacy-3", "defocus_blur_legacy-3"),
+    ],
+)
+def test_a_near_miss_is_told_what_it_may_have_meant(text, meant):
+    with pytest.raises(InputError) as raised:
+        BlurDistribution.parse(text)
+    assert str(raised.value).endswith(f" is no blur; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("text", ["X4", "blur", "4", "m8", "d1e9", "sharpD4"])
+def test_what_resembles_no_blur_is_told_of_every_family_with_what_can_be_written(text):
+    with pytest.raises(InputError) as raised:
+        BlurDistribution.parse(text)
+    before, line = str(raised.value).split(" is no blur; use ")
+    assert before == f"blur '{text}': '{text}'"
+    assert len(line) < 280 and "\n" not in line
+    written = re.findall(r"[\w.*+@%-]*\d", line)
+    assert len(written) > 10
+    for example in written:
+        assert BlurDistribution.parse(example).name == example
+    names = {BlurDistribution.parse(example).components[0].family for example in written}
+    names |= {f"{kind}_blur{end}" for kind in KINDS if kind in line for end in ("", "_legacy")}
+    assert names == {family.name for family in FAMILIES.values()} | {"sharp"}
+    assert line.startswith("sharp, shake, ")
 
 
 def draws(text, count=4000, **key):

@@ -185,6 +185,22 @@ def test_a_name_that_is_none_is_an_error():
         corrupt(torch.zeros(1, 3, 9, 9), "frost", 1, angles=[0.0], keys=[0], border="reflect")
 
 
+def test_legacy_defocus_names_the_least_image_that_it_can_reflect():
+    for severity, least in zip(SEVERITIES, (9, 9, 9, 9, 11), strict=True):
+        options = {"angles": [0.0], "keys": [0], "border": "constant"}
+        with pytest.raises(ValueError, match=rf"{least - 1}x40 image.*takes {least}x{least} px"):
+            corrupt(torch.zeros(1, 3, least - 1, 40), "defocus_blur_legacy", severity, **options)
+        corrupt(torch.zeros(1, 3, least, least), "defocus_blur_legacy", severity, **options)
+
+
+def test_glass_names_the_border_that_it_cannot_reflect():
+    options = {"angles": [0.0], "keys": [0]}
+    with pytest.raises(ValueError, match=r"blurs: glass_blur-5 reaches 6 px.*a 6x40 image"):
+        corrupt(torch.zeros(1, 3, 6, 40), "glass_blur", 5, border="reflect", **options)
+    corrupt(torch.zeros(1, 3, 7, 7), "glass_blur", 5, border="reflect", **options)
+    corrupt(torch.zeros(1, 3, 1, 1), "glass_blur", 5, border="constant", **options)
+
+
 def test_near_pixels_lie_on_all_sides_alike_save_in_legacy(monkeypatch):
     seen = []
 

@@ -5,6 +5,7 @@ import torch
 
 from blur_lightning.blur.kernels import box_kernel, disk_kernel, gaussian_taps
 from blur_lightning.blur.shake import shake_bank
+from blur_lightning.errors import InputError
 
 RADII = torch.tensor([0.0, 0.4, 1.0, 2.0, 2.5, 4.0, 7.5, 10.0])
 
@@ -93,3 +94,64 @@ def test_gaussian_taps_have_their_variance():
 def test_gradients_follow_the_parameters(kernel):
     parameter = torch.tensor([2.3, 3.1], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(kernel, (parameter,))
+
+
+# Without the runtime type checks of the tests, as users call them.
+MAKERS = [
+    (disk_kernel.__wrapped__, "radius"),
+    (box_kernel.__wrapped__, "length"),
+    (gaussian_taps.__wrapped__, "sigma"),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), MAKERS)
+@pytest.mark.parametrize("half_width", [None, 3])
+@pytest.mark.parametrize("value", [-1.0, -1e-3, math.nan, math.inf, -math.inf])
+def test_a_size_that_is_none_is_named(make, name, half_width, value):
+    sizes = torch.tensor([2.0, value, 1.0], requires_grad=True)
+    with pytest.raises(ValueError, match=f"{name}: {value:g} pixels is not 0 or more and finite"):
+        make(sizes, half_width=half_width)
+
+
+@pytest.mark.parametrize(("make", "name"), MAKERS)
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (4.0, "float"),
+        ([4.0], "list"),
+        (torch.tensor(4.0), r"torch.float32 \(\)"),
+        (torch.ones(2, 2), r"torch.float32 \(2, 2\)"),
+        (torch.tensor([4]), r"torch.int64 \(1,\)"),
+    ],
+)
+def test_what_is_no_vector_is_named(make, name, value, found):
+    with pytest.raises(ValueError, match=rf"{name}: {found} is no float tensor \(n,\), as torch"):
+        make(value)
+
+
+@pytest.mark.parametrize(("make", "name"), MAKERS)
+def test_no_kernels_have_a_size_only_if_it_is_given(make, name):
+    with pytest.raises(ValueError, match=f"{name}: is empty; give half_width"):
+        make(torch.zeros(0))
+    assert make(torch.zeros(0), half_width=2).shape[::2] in {(0, 5), (0,)}
+
+
+@pytest.mark.parametrize(("make", "name"), MAKERS)
+@pytest.mark.parametrize("half_width", [-1, 1.5, "2"])
+def test_a_half_width_is_a_whole_number(make, name, half_width):
+    with pytest.raises(ValueError, match=f"half_width: {half_width} is no whole number of 0"):
+        make(torch.ones(1), half_width=half_width)
+
+
+def test_a_rim_or_an_angle_that_is_none_is_named():
+    for make, _ in MAKERS[:2]:
+        with pytest.raises(InputError, match="rim: 'foo' is none of hard, area"):
+            make(torch.ones(1), rim="foo")
+    box = box_kernel.__wrapped__
+    for angle in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=f"angle: {angle:g} degrees is not finite"):
+            box(torch.ones(1), torch.tensor([angle]))
+    with pytest.raises(ValueError, match="angle: float is no float tensor"):
+        box(torch.ones(1), 30.0)
+    seven = torch.tensor([7.0])
+    assert torch.equal(box(seven, torch.tensor([-180.0])), box(seven))

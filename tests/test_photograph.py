@@ -8,7 +8,13 @@ from PIL import Image
 
 from blur_lightning.errors import InputError
 from blur_lightning.images import UnreadableImageError
-from blur_lightning.photograph import find_maps, find_photographs, read_depth, read_mask
+from blur_lightning.photograph import (
+    _check_resizable,
+    find_maps,
+    find_photographs,
+    read_depth,
+    read_mask,
+)
 
 
 def touch(*paths):
@@ -120,3 +126,33 @@ def test_what_is_no_depth_map_is_named(tmp_path, name, values, message):
         Image.fromarray(values).save(path)
     with pytest.raises(UnreadableImageError, match=f"{name}: .*{message}"):
         read_depth(path)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.GIF", "x.txt"])
+def test_a_format_that_cannot_be_kept_is_refused_with_what_to_choose(tmp_path, name):
+    touch(tmp_path / "a.png", tmp_path / name)
+    paths = [tmp_path / "a.png", tmp_path / name]
+    with pytest.raises(
+        InputError, match=f"{name}: this format cannot be kept; choose --format png"
+    ):
+        find_photographs(paths, "keep")
+    assert set(find_photographs(paths, "png")) == {"a.png", "x.png"}
+
+
+@pytest.mark.parametrize(
+    ("size", "canonical", "fits"),
+    [
+        ((100, 5), 5, True),
+        ((101, 5), 5, False),
+        ((5, 101), 5, False),
+        ((50, 50), 10_000, True),
+        ((51, 50), 10_000, False),
+    ],
+)
+def test_what_is_resized_has_sides_and_pixels_within_bounds(size, canonical, fits):
+    photograph = np.zeros((size[1], size[0], 3), np.uint8)
+    if fits:
+        _check_resizable(Path("p.png"), photograph, canonical)
+    else:
+        with pytest.raises(UnreadableImageError, match=r"p\.png: .*--canonical null keeps"):
+            _check_resizable(Path("p.png"), photograph, canonical)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from scipy.interpolate import CubicSpline
 
@@ -36,3 +37,15 @@ def test_banks_of_two_seeds_have_no_kernel_in_common():
     hashes = [{taps.numpy().tobytes() for taps in shake_bank(500, seed=s)} for s in (0, 1)]
     assert len(hashes[0]) == len(hashes[1]) == 500
     assert not hashes[0] & hashes[1]
+
+
+def test_a_bank_that_is_none_is_named():
+    # Without the runtime type checks of the tests, as users call it.
+    make = shake_bank.__wrapped__.__wrapped__
+    for count in (0, -1, 1.5, "a"):
+        with pytest.raises(ValueError, match=f"count: {count!r} is no whole number of 1 or more"):
+            make(count, seed=0)
+    for seed in (-1, 0.5, None):
+        with pytest.raises(ValueError, match=f"seed: {seed!r} is no whole number of 0 or more"):
+            make(1, seed=seed)
+    assert make(np.int64(2), seed=np.int64(3)).shape == (2, 17, 17)

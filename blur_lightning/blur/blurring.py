@@ -8,7 +8,12 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from blur_lightning.blur.border import Border
-from blur_lightning.blur.convolution import convolve, without_margin
+from blur_lightning.blur.convolution import (
+    check_images,
+    check_reflection,
+    convolve,
+    without_margin,
+)
 from blur_lightning.blur.families import Blur, check_blurs, half_width, is_convolution, make_kernels
 from blur_lightning.blur.imagenet_c import corrupt
 from blur_lightning.blur.kernels import Rim
@@ -44,17 +49,15 @@ def blur_images(
         ValueError: As `convolve`; a blur is none that can be drawn; or a float value outside
             [0, 1] is to be light.
     """
+    check_images(images)
     check_blurs(blurs)
     if len(blurs) != len(images):
         raise ValueError(f"blurs: {len(blurs)} for images of shape {tuple(images.shape)}; one each")
     if light not in get_args(Light):
         raise InputError(f"light: '{light}' is none of {', '.join(get_args(Light))}")
-    reach = max((half_width(blur.family, blur.parameter) for blur in blurs), default=0)
-    if border == "reflect" and reach >= max(images.shape[-2:]):  # before kernels are made
-        raise ValueError(
-            f"blurs: they reach {reach} px, which a reflected border of images of shape "
-            f"{tuple(images.shape)} cannot fill; use border='replicate'"
-        )
+    if border == "reflect":  # before kernels are made
+        for blur in blurs:
+            check_reflection(images, _reach(blur), "blurs", blur)
     values = images if light == "srgb" else to_linear(images)
     others: dict[tuple[str, float], list[int]] = {}
     for index, blur in enumerate(blurs):
@@ -84,3 +87,9 @@ def blur_images(
         mask = without_margin(mask, margin)[:, None].to(images.device)
         blurred[parts] = torch.where(mask, blurred[parts], without_margin(images[parts], margin))
     return blurred
+
+
+def _reach(blur: Blur) -> tuple[int, int]:
+    """Rows and columns that a blur's kernel reaches to each side; 0 for what has none."""
+    reach = half_width(blur.family, blur.parameter) if is_convolution(blur.family) else 0
+    return 0 if blur.family == "horizontal" else reach, 0 if blur.family == "vertical" else reach

@@ -11,6 +11,7 @@ grouped convolution, which is also what the others are tested against.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from threading import Lock
 from typing import Any, get_args
 
@@ -86,33 +87,32 @@ def convolve(
 
     Raises:
         ValueError: Shapes, types or devices do not fit each other, a kernel has an even side or is
-            no kernel of sum 1, the border cannot be reflected because a kernel reaches further
-            than the image, or the margin leaves nothing of it.
+            none of sum 1, or reaches beyond a reflected border; or the margin leaves no pixel.
     """
-    if not isinstance(images, Tensor):
-        raise ValueError(
-            f"images: {type(images).__name__} is no tensor; torch.from_numpy makes one"
-        )
+    check_images(images)
     if border not in get_args(Border):
         raise ValueError(f"border: '{border}' is none of {', '.join(get_args(Border))}")
     if isinstance(kernels, Tensor):
         _check_device(kernels, images)
         kernels = _one_group(images, kernels)
+    elif not isinstance(kernels, Kernels):
+        raise ValueError(
+            f"kernels: {type(kernels).__name__} is no tensor; torch.as_tensor makes one"
+        )
     _check(images, kernels, border)
     _check_margin(images, margin)
+    differentiable = _differentiable(images, kernels)
     with exact_float32(images.device):
-        if _differentiable(images, kernels):
-            blurred = images.clone()
-            for group in kernels.groups:
-                values = _grouped(images[group.index], group.factors, border)
-                blurred[group.index] = values.to(images.dtype)
-            return without_margin(blurred, margin)
-        if images.device.type == "cpu":
+        if images.device.type == "cpu" and not differentiable:
             return _convolve_on_cpu(images, kernels, border, margin)
         # A copy costs a GPU less than to find out which images stay as they are.
         blurred = images.clone()
         for group in kernels.groups:
-            _convolve_on_gpu(images, group, border, blurred)
+            if differentiable:
+                values = _grouped(images[group.index], group.factors, border)
+                blurred[group.index] = values.to(images.dtype)
+            else:
+                _convolve_on_gpu(images, group, border, blurred)
     return without_margin(blurred, margin)
 
 
@@ -144,25 +144,26 @@ def _convolve_on_cpu(images: Tensor, kernels: Kernels, border: Border, margin: i
 def _convolve_on_gpu(images: Tensor, group: KernelGroup, border: Border, blurred: Tensor) -> None:
     """Write the blurred images of a group to their places."""
     if fused.available(images):
-        chosen = images[group.index]
+        values = images[group.index]
         if len(group.factors) == 1:
-            blurred[group.index] = fused.convolve_dense(chosen, group.factors[0], border)
+            values = fused.convolve_dense(values, group.factors[0], border)
         else:
             column, row = group.factors
-            blurred[group.index] = fused.convolve_separable(
-                chosen, column[..., 0], row[..., 0, :], border
-            )
+            values = fused.convolve_separable(values, column[..., 0], row[..., 0, :], border)
+        blurred[group.index] = values
         return
-    for start in range(0, len(group.index), _CHUNK):
-        index = group.index[start : start + _CHUNK]
-        factors = [factor[start : start + _CHUNK] for factor in group.factors]
+    chunks = (tensor.split(_CHUNK) for tensor in (group.index, *group.factors))
+    for index, *factors in zip(*chunks, strict=True):
         values = _grouped(images[index], factors, border)
-        blurred[index] = _rounded(values, images.dtype)
+        # torch.round rounds half to even; kernels of sum 1 leave 0..255 by rounding errors only.
+        blurred[index] = (values if images.is_floating_point() else values.round()).to(images.dtype)
 
 
 def _grouped(images: Tensor, factors: Sequence[Tensor], border: Border) -> Tensor:
     """Convolve by one grouped convolution a factor: the plain way, which has gradients."""
     values = images.to(torch.promote_types(images.dtype, factors[0].dtype))
+    if not len(images):  # conv2d takes no empty batch; all gradients are 0
+        return values * sum(taps.sum() for taps in factors)
     for taps in factors:
         b, c, h, w = values.shape
         rows, columns = taps.shape[-2] // 2, taps.shape[-1] // 2
@@ -176,11 +177,6 @@ def _grouped(images: Tensor, factors: Sequence[Tensor], border: Border) -> Tenso
     return values
 
 
-def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    # torch.round rounds half to even; kernels of sum 1 leave 0..255 by rounding errors only.
-    return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
-
-
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Switch off what keeps 8 or 11 bits of a number: too few to return to 8-bit images exactly.
@@ -188,14 +184,10 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     That is mixed precision, TF32 on GPUs and bfloat16 products on CPUs.
     """
     cudnn = torch.backends.cudnn
+    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
     with (
         torch.autocast(device.type, enabled=False),
-        cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=cudnn.benchmark,
-            deterministic=cudnn.deterministic,
-            allow_tf32=False,
-        ),
+        cudnn.flags(**kept, allow_tf32=False),
         _PRODUCTS,
     ):
         yield
@@ -255,16 +247,31 @@ def _one_group(images: Tensor, kernels: Tensor) -> Kernels:
     return Kernels(len(kernels), (KernelGroup(everything, (kernels,)),))
 
 
-def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
+def check_images(images: Any) -> None:
+    """Refuse what is no batch of images."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images: {type(images).__name__} is no tensor; torch.as_tensor makes one")
     shape = tuple(images.shape)
     if images.ndim != 4 or 0 in shape[1:]:
         raise ValueError(f"images: shape {shape} is not (b, c, h, w) of 1 pixel and more")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"images: {images.dtype} of shape {shape} is neither uint8 nor float")
-    if len(kernels) != len(images):
+
+
+def check_reflection(images: Tensor, reach: tuple[int, int], argument: str, blur: object) -> None:
+    """Refuse a blur that reaches more (rows, columns) than the images can be mirrored by."""
+    rows, columns = images.shape[-2:]
+    if reach[0] >= rows or reach[1] >= columns:
         raise ValueError(
-            f"kernels: {len(kernels)} for images of shape {shape}; {len(images)} are needed"
+            f"{argument}: {blur} reaches {max(reach)} px, which a reflected border of a "
+            f"{rows}x{columns} image cannot fill; use border='replicate'"
         )
+
+
+def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
+    shape = tuple(images.shape)
+    if len(kernels) != len(images):
+        raise ValueError(f"kernels: {len(kernels)} for {len(images)} images; give one for each")
     for group in kernels.groups:
         for factor in group.factors:
             sides = tuple(factor.shape)
@@ -275,25 +282,19 @@ def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
                 raise ValueError(
                     f"kernels: shape {sides} is for {sides[1]} channels, images have {shape[1]}"
                 )
-        reach = group.half_width
-        if border == "reflect" and (reach[0] >= shape[2] or reach[1] >= shape[3]):
-            raise ValueError(
-                f"kernels: they reach {max(reach)} px, which a reflected border of a "
-                f"{shape[2]}x{shape[3]} image cannot fill; use border='replicate'"
-            )
+        if border == "reflect":
+            check_reflection(images, group.half_width, "kernels", "one")
 
 
-def _check_margin(images: Tensor, margin: int) -> None:
-    if margin < 0 or min(inner_size(images, margin)) < 1:
+def _check_margin(images: Tensor, margin: Any) -> None:
+    whole = isinstance(margin, Integral)
+    if not whole or margin < 0 or min(inner_size(images, margin)) < 1:
         raise ValueError(
             f"margin: {margin} pixels at each edge of images of shape {tuple(images.shape)}; "
-            "0 or more, and a pixel must be left"
+            "0 or more whole ones, and a pixel must be left"
         )
 
 
 def _check_device(kernels: Tensor, images: Tensor) -> None:
     if kernels.device != images.device:
-        raise ValueError(
-            f"kernels: shape {tuple(kernels.shape)} on {kernels.device}, "
-            f"images on {images.device}; move one to the other"
-        )
+        raise ValueError(f"kernels: on {kernels.device}, images on {images.device}; move one there")

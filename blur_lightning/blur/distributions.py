@@ -25,14 +25,17 @@ processes do not change it.
 
 import re
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from math import inf
+from difflib import get_close_matches
+from math import inf, isfinite
 
 import numpy as np
 
 from blur_lightning.blur.families import (
     FAMILIES,
     Blur,
+    Family,
     family_of,
     half_width,
     number_text,
@@ -109,7 +112,12 @@ class BlurDistribution:
     @classmethod
     def parse(cls, text: str) -> "BlurDistribution":
         """Read the grammar of the module; InputError names the part that does not fit."""
-        parts = [_parse_part(part.strip(), text) for part in text.split("+")]
+        if not isinstance(text, str):
+            raise InputError(f"blur: {text!r} is no text; give a blur such as 'D4'")
+        try:
+            parts = [_parse_part(part.strip()) for part in text.split("+")]
+        except InputError as error:
+            raise InputError(f"blur '{text}': {error}") from None
         weights = [1.0 if weight is None else weight for weight, _ in parts]
         if not 0 < sum(weights) < inf:
             raise InputError(f"blur '{text}': the weights sum to {sum(weights):g}; give others")
@@ -162,67 +170,127 @@ class BlurDistribution:
         return {f"shake-{bank}": bank_hash(named_bank(bank))}
 
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_RANGE = rf"{_NUMBER}(?:\.\.{_NUMBER})?"
-_ANGLES = _RANGE.replace(r"(\d", r"(-?\d")
+_NUMBER = r"\d+(?:\.\d+)?"
+_RANGE, _ANGLES = (re.compile(rf"({n})(?:\.\.({n}))?") for n in (_NUMBER, f"-?{_NUMBER}"))
+# Cuts every text into pieces, so that the one that is wrong can be named.
 _PART = re.compile(
-    rf"(?:(?P<weight>-?\d+(?:\.\d+)?)\*)?"
-    rf"(?:(?P<word>sharp|shake)|(?P<symbol>[A-Za-z_]+-?){_RANGE}(?:@{_ANGLES})?)(?:%{_RANGE})?"
+    r"(?:(?P<weight>.*)\*)?(?P<word>[A-Za-z_]*)(?P<number>[^@%]*)"
+    r"(?:@(?P<angles>[^%]*))?(?:%(?P<shares>.*))?",
+    re.DOTALL,
 )
+_BY_WORD = {family.symbol.rstrip("-"): family for family in FAMILIES.values()}
+_WORDS = ("sharp", "shake")
+_KNOWN = (
+    "sharp, shake, D4, H8, V8, M8@30, G4, airy2, defocus0.2, spherical0.2, coma0.2@30, "
+    "astigmatism0.2@30, trefoil0.2@30, motion_blur-3 or motion_blur_legacy-3 (also defocus, zoom, "
+    "glass, gaussian), ranges D2..8, shares D8%50, mixes 0.2*sharp+D4"
+)
+# How alike a word and what is meant must be: "glass" finds glass_blur, "blur" finds nothing.
+_ALIKE = 0.65
 
 
 def _range_text(low: float, high: float) -> str:
     return number_text(low) if low == high else f"{number_text(low)}..{number_text(high)}"
 
 
-def _parse_part(part: str, text: str) -> tuple[float | None, Component]:
+def _parse_part(part: str) -> tuple[float | None, Component]:
     match = _PART.fullmatch(part)
-    weight = float(match["weight"]) if match and match["weight"] else None
-    if weight is not None and weight < 0:
-        raise InputError(f"blur '{text}': the weight of '{part}' is negative; use 0 or more")
-    shares = (100.0, 100.0)
-    if match and match[8]:
-        shares = (float(match[8]), float(match[9] or match[8]))
-        if max(shares) > 100 or match["word"] == "sharp":
-            raise InputError(f"blur '{text}': '{part}' needs a share of 0 to 100, e.g. D8%50")
-        if shares[1] < shares[0]:
-            raise InputError(
-                f"blur '{text}': '{part}' runs from high to low; write the low end first"
-            )
-    if match and match["word"]:
-        return weight, Component(match["word"], shares=shares)
-    family = FAMILIES.get(match["symbol"]) if match else None
-    if not match or not family:
-        raise InputError(f"blur '{text}': {_advice(part)}")
-    low = float(match[4])
-    high = float(match[5] or low)
-    angles = family.angles or (0.0, 0.0)
-    if match[6]:
-        angles = (float(match[6]), float(match[7] or match[6]))
-    fits = family.bounds[0] <= min(low, high) and max(low, high) <= family.bounds[1]
-    fits &= not family.whole or (low.is_integer() and high.is_integer())
-    fits &= family.angles is not None if match[6] else not family.angle_needed
-    if not fits:
-        raise InputError(f"blur '{text}': {_advice(part)}")
-    if high < low or angles[1] < angles[0]:
-        raise InputError(f"blur '{text}': '{part}' runs from high to low; write the low end first")
-    return weight, Component(family.name, low, high, angles, shares)
+    assert match  # any text
+    word, family = match["word"], _BY_WORD.get(match["word"])
+    if family is None and word not in _WORDS:
+        raise InputError(f"'{part}' is no blur; {_suggestion(match)}")
+    weight = _weight(match)
+    shape = (0.0, 0.0), (0.0, 0.0)
+    if family:
+        shape = _parameters(match, family), _angles(match, family)
+    elif match["number"] or match["angles"] is not None:
+        raise InputError(f"'{part}' has a number or a direction; write {word} alone")
+    shares = _shares(match)
+    if any(low > high for low, high in (*shape, shares)):
+        raise InputError(f"'{part}' runs from high to low; write the low end first")
+    (low, high), angles = shape
+    return weight, Component(family.name if family else word, low, high, angles, shares)
 
 
-def _advice(part: str) -> str:
-    fitting = [f for f in FAMILIES.values() if part.startswith(f.symbol.rstrip("-"))]
-    if not fitting:
-        known = ", ".join(
-            f"{f.symbol}<{f.parameter}>" for f in FAMILIES.values() if "legacy" not in f.symbol
+def _range(text: str, pattern: re.Pattern[str] = _RANGE) -> tuple[float, float] | None:
+    """Read a range, or a number as both its ends; None for anything else."""
+    match = pattern.fullmatch(text)
+    ends = (float(match[1]), float(match[2] or match[1])) if match else (inf, inf)
+    return ends if all(map(isfinite, ends)) else None
+
+
+def _weight(match: re.Match[str]) -> float | None:
+    if match["weight"] is None:
+        return None
+    if not re.fullmatch(f"-?{_NUMBER}", match["weight"]):
+        raise InputError(
+            f"'{match.string}' needs a weight in plain digits before the *, e.g. 0.2*sharp"
         )
-        return f"'{part}' is no blur; use sharp, shake, {known}, or a mix like sharp+D2+D4"
-    family = max(fitting, key=lambda f: len(f.symbol))
-    least = family.range_text
-    unit = "" if family.parameter in ("severity", "waves") else " pixels"
-    noun = "number of waves" if family.parameter == "waves" else family.parameter
-    example = f"{family.symbol}{3 if family.whole else 0.2 if noun != family.parameter else 4}"
-    if family.angle_needed:
-        return f"'{part}' needs a {noun} {least}{unit}, then @ and degrees, e.g. {example}@30"
-    if "@" in part and family.angles is None:
-        return f"'{part}' has a {noun} and no direction; leave out the @, e.g. {example}"
-    return f"'{part}' needs a {noun} {least}{unit}, e.g. {example}"
+    weight = float(match["weight"])
+    if weight < 0:
+        raise InputError(f"the weight of '{match.string}' is negative; use 0 or more")
+    return weight
+
+
+def _parameters(match: re.Match[str], family: Family) -> tuple[float, float]:
+    text = match["word"] + match["number"]
+    ends = _range(text.removeprefix(family.symbol)) if text.startswith(family.symbol) else None
+    low, high = family.bounds
+    fits = ends is not None and low <= min(ends) and max(ends) <= high
+    if ends is None or not fits or (family.whole and not all(end.is_integer() for end in ends)):
+        noun = "number of waves" if family.parameter == "waves" else family.parameter
+        unit = "" if family.parameter in ("severity", "waves") else " pixels"
+        digits = "" if ends else ", in plain digits without exponent"
+        need = f"{noun} {family.range_text}{unit}{digits}"
+        raise InputError(f"'{match.string}' needs a {need}, e.g. {_example(family)}")
+    return ends
+
+
+def _angles(match: re.Match[str], family: Family) -> tuple[float, float]:
+    text = match["angles"]
+    if text is None and not family.angle_needed:
+        return family.angles or (0.0, 0.0)
+    if family.angles is None:
+        raise InputError(
+            f"'{match.string}' has a {family.parameter} and no direction; leave out the @, "
+            f"e.g. {_example(family)}"
+        )
+    angles = None if text is None else _range(text, _ANGLES)
+    if angles is None:
+        example = _example(family).removesuffix("@30")
+        raise InputError(
+            f"'{match.string}' needs degrees in plain digits after an @, e.g. {example}@30"
+        )
+    return angles
+
+
+def _shares(match: re.Match[str]) -> tuple[float, float]:
+    if match["shares"] is None:
+        return 100.0, 100.0
+    if match["word"] == "sharp":
+        raise InputError(f"'{match.string}' is a share of nothing; write sharp alone")
+    shares = _range(match["shares"])
+    if shares is None or max(shares) > 100:
+        raise InputError(
+            f"'{match.string}' needs a share of 0 to 100 percent after the %, e.g. D8%50"
+        )
+    return shares
+
+
+def _example(family: Family) -> str:
+    number = {"severity": 3, "waves": 0.2}.get(family.parameter, 4)
+    return f"{family.symbol}{number}" + ("@30" if family.angle_needed else "")
+
+
+def _suggestion(match: re.Match[str]) -> str:
+    """What to write for a word that is none: what it looks like if that is a blur, or all kinds."""
+    symbols = {family.name.lower(): family.symbol for family in FAMILIES.values()}
+    symbols |= {word.lower(): family.symbol for word, family in _BY_WORD.items()}
+    symbols |= {word: word for word in _WORDS}
+    for name in get_close_matches(match["word"].lower(), symbols, cutoff=_ALIKE):
+        symbol, number = symbols[name], match["number"]
+        number = number.removeprefix("-") if symbol.endswith("-") else number
+        before, after = match.string[: match.start("word")], match.string[match.end("number") :]
+        with suppress(InputError):
+            return f"did you mean {BlurDistribution.parse(before + symbol + number + after)}?"
+    return f"use {_KNOWN}"

@@ -1,11 +1,10 @@
 """Families of blurs: one table of how each is written, how far it reaches and how it is made."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import inf, isfinite
-from typing import get_args
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from blur_lightning.blur.kernels import (
     Rim,
     box_half_width,
     box_kernel,
+    check_rim,
     disk_half_width,
     disk_kernel,
     gaussian_half_width,
@@ -97,7 +97,8 @@ class Family:
     def range_text(self) -> str:
         """Which parameters there are, in words."""
         low, high = self.bounds
-        return f"of {low:g} or more" if high == inf else f"of {low:g} to {high:g}"
+        text = f"of {low:g} or more" if high == inf else f"of {low:g} to {high:g}"
+        return text + " as a whole number" if self.whole else text
 
 
 def _disk(radius: Tensor, angle: Tensor, half_width: int, rim: Rim) -> tuple[Tensor, ...]:
@@ -200,8 +201,10 @@ def half_width(family: str, parameter: float) -> int:
     return SHAKE_HALF_WIDTH if family == "shake" else 0
 
 
-def check_blurs(blurs: Iterable[Blur]) -> None:
+def check_blurs(blurs: Collection[Blur]) -> None:
     """Refuse blurs that no draw could have given: InputError."""
+    if not isinstance(blurs, Collection):
+        raise InputError(f"blurs: {type(blurs).__name__} is no list; give one Blur for each image")
     for blur in blurs:
         if not isinstance(blur, Blur):
             raise InputError(
@@ -220,8 +223,7 @@ def check_blurs(blurs: Iterable[Blur]) -> None:
             low, high = family.bounds
             fits = low <= blur.parameter <= high and isfinite(blur.parameter)
             if not fits or (family.whole and blur.parameter % 1) or not isfinite(blur.angle):
-                whole = " as a whole number" if family.whole else ""
-                raise InputError(f"{blur!r}: needs a {family.parameter} {family.range_text}{whole}")
+                raise InputError(f"{blur!r}: needs a {family.parameter} {family.range_text}")
         if not 0 <= blur.share <= 100:
             raise InputError(f"{blur!r}: needs a share of 0 to 100 percent")
 
@@ -261,8 +263,7 @@ def make_kernels(
             those too.
     """
     check_blurs(blurs)
-    if rim not in get_args(Rim):
-        raise InputError(f"rim: '{rim}' is none of {', '.join(get_args(Rim))}")
+    check_rim(rim)
     alike: dict[tuple[str, int], list[int]] = {}
     for index, blur in enumerate(blurs):
         if not is_convolution(blur.family):

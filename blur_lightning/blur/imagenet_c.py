@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blur_lightning.blur.border import Border
-from blur_lightning.blur.convolution import KernelGroup, Kernels, convolve
+from blur_lightning.blur.convolution import KernelGroup, Kernels, check_reflection, convolve
 from blur_lightning.blur.kernels import disk_kernel, gaussian_half_width, gaussian_taps
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -136,6 +136,10 @@ def corrupt(
         keys: One for each image, from which glass draws its shuffle. The draw is one for the size
             of the image: another size is another shuffle.
         border: What lies beyond the edge; the legacy ones have their own.
+
+    Raises:
+        ValueError: An image is too small to be mirrored, as "reflect" asks for and as legacy
+            defocus does whatever the border.
     """
     values = images.double() if images.is_floating_point() else images.double() / 255
     legacy = family.endswith("_legacy")
@@ -145,11 +149,20 @@ def corrupt(
         case "glass_blur" if legacy:
             values = _glass_legacy(values, severity, keys)
         case "glass_blur":
+            if border == "reflect":
+                reach = gaussian_half_width(GLASS[severity - 1][0])
+                check_reflection(images, (reach, reach), "blurs", f"{family}-{severity}")
             values = _glass(values, severity, keys, border)
         case "gaussian_blur":
             values = _gaussian(values, GAUSSIAN[severity - 1], "replicate")
         case "defocus_blur":
             kernel = defocus_kernel(severity, legacy=True)
+            (rows, columns), least = images.shape[-2:], kernel.shape[-1] // 2 + 1
+            if min(rows, columns) < least:
+                raise ValueError(
+                    f"blurs: {family}-{severity} always has a reflected border, which a "
+                    f"{rows}x{columns} image cannot fill; it takes {least}x{least} px or more"
+                )
             values = _convolved(values, (kernel[None],), "reflect")
         case "motion_blur":
             kernels = [motion_kernel(severity, angle, legacy=True) for angle in angles]

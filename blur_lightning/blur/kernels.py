@@ -12,12 +12,17 @@ row 0 at the top. The paper does not say which pixels a shape covers; `rim` name
   every length, continuous in the parameters, so gradients can be followed.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from math import inf, isfinite
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from blur_lightning.errors import InputError
 
 Rim = Literal["hard", "area"]
 
@@ -53,8 +58,8 @@ def disk_kernel(
     Returns:
         Kernels of sum 1, symmetric about their middle.
     """
-    if half_width is None:
-        half_width = disk_half_width(float(radius.max()))
+    check_rim(rim)
+    half_width = _half_width(half_width, disk_half_width, "radius", radius)
     x, y = _offsets(half_width, like=radius)
     radius = radius[:, None, None]
     if rim == "hard":
@@ -80,8 +85,10 @@ def box_kernel(
     Returns:
         Kernels of sum 1; a hard horizontal box of whole length has `length` equal taps.
     """
-    if half_width is None:
-        half_width = box_half_width(float(length.max()))
+    check_rim(rim)
+    half_width = _half_width(half_width, box_half_width, "length", length)
+    if angle is not None:
+        _check_values("angle", angle, least=-inf, unit="degrees")
     x, y = _offsets(half_width, like=length)
     turn = torch.deg2rad(torch.zeros_like(length) if angle is None else angle)[:, None, None]
     # Rows count downwards, angles turn counter-clockwise as seen: hence the signs of y.
@@ -109,12 +116,41 @@ def gaussian_taps(
     Returns:
         Sampled, not integrated, Gaussians of sum 1.
     """
-    if half_width is None:
-        half_width = gaussian_half_width(float(sigma.max()))
+    half_width = _half_width(half_width, gaussian_half_width, "sigma", sigma)
     offset = torch.arange(-half_width, half_width + 1, dtype=sigma.dtype, device=sigma.device)
     # The floor turns sigma 0 into a single tap instead of 0 / 0.
     taps = torch.exp(-0.5 * (offset / sigma[:, None].clamp_min(1e-6)) ** 2)
     return taps / taps.sum(dim=1, keepdim=True)
+
+
+def check_rim(rim: Any) -> None:
+    """Refuse what is no `Rim`: InputError."""
+    if rim not in get_args(Rim):
+        raise InputError(f"rim: '{rim}' is none of {', '.join(get_args(Rim))}")
+
+
+def _half_width(given: Any, needed: Callable[[float], int], name: str, values: Any) -> int:
+    """Half the side of kernels as it is given, or as the largest of their sizes needs it."""
+    _check_values(name, values)
+    if given is None:
+        if not len(values):
+            raise ValueError(f"{name}: is empty; give half_width, or one {name} for each kernel")
+        return needed(float(values.detach().max()))
+    if not isinstance(given, Integral) or given < 0:
+        raise ValueError(f"half_width: {given} is no whole number of 0 or more pixels")
+    return int(given)
+
+
+def _check_values(name: str, values: Any, *, least: float = 0.0, unit: str = "pixels") -> None:
+    """Refuse what is no vector of finite numbers, each at least so large."""
+    if not isinstance(values, Tensor) or values.ndim != 1 or not values.is_floating_point():
+        is_tensor = isinstance(values, Tensor)
+        found = f"{values.dtype} {tuple(values.shape)}" if is_tensor else type(values).__name__
+        raise ValueError(f"{name}: {found} is no float tensor (n,), as torch.tensor([4.0]) is")
+    wrong = [value for value in values.tolist() if not (isfinite(value) and value >= least)]
+    if wrong:
+        bound = "" if least == -inf else f"{least:g} or more and "
+        raise ValueError(f"{name}: {wrong[0]:g} {unit} is not {bound}finite")
 
 
 def _offsets(half_width: int, *, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ Vasiljevic, Chakrabarti, Shakhnarovich 2016 (arXiv 1611.05760), section 3.
 
 import hashlib
 from functools import cache
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -30,12 +31,15 @@ def shake_bank(count: int, *, seed: int) -> Float[Tensor, "{count} 17 17"]:
     when that does not fit 17x17. MATLAB's random stream cannot be had, so the draws are ours.
 
     Args:
-        count: Number of kernels.
-        seed: A seed names one bank; other seeds give kernels that have none in common with it.
+        count: Number of kernels, at least 1.
+        seed: A seed, 0 or more, names one bank; banks of other seeds have no kernel in common.
 
     Returns:
         Kernels of sum 1 on the CPU, in the order of their acceptance.
     """
+    for name, number, least in (("count", count, 1), ("seed", seed, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise ValueError(f"{name}: {number!r} is no whole number of {least} or more")
     generator = np.random.default_rng([seed, _GRID, _SIZE, _CONTROL_POINTS])
     basis = _spline_basis(_CONTROL_POINTS, _CONTROL_POINTS * _SAMPLES_PER_POINT)
     kernels: list[NDArray] = []

@@ -9,6 +9,7 @@ import yaml
 
 from blur_lightning.cli import main
 from blur_lightning.robustness import read_records
+from blur_lightning.sweeps import read_trials
 
 ROOT = Path(__file__).parents[1] / "experiments"
 EXPERIMENTS = sorted(set(ROOT.glob("*.yaml")) - {ROOT / "base.yaml"})
@@ -94,3 +95,27 @@ def test_training_on_a_mix_withstands_blur_at_little_cost(tmp_path):
     torch.set_num_threads(threads)
     assert np.mean(gains) >= 0.20, gains
     assert np.mean(costs) <= 0.03, costs
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT.parent / "sweeps").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_trial_of_a_sweep_parses(path, capsys, monkeypatch, tmp_path):
+    """Each point of the grid, by the real command line, from the project's folder."""
+    monkeypatch.chdir(ROOT.parent)
+    trials = read_trials(path)
+    assert len({trial.folder for trial in trials}) == len(trials)
+    verbs = {trial.command[trial.command.index("blur_lightning") + 1] for trial in trials}
+    assert verbs <= {"fit", "test"}
+    for trial in trials:
+        words = trial.command[trial.command.index("blur_lightning") + 1 :]
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--print_config"])
+        assert not end.value.code, capsys.readouterr().err
+        shown = yaml.safe_load(capsys.readouterr().out)
+        for key, value in trial.parameters.items():
+            if key in ("data.blur", "model.conditions", "trainer.max_epochs"):
+                node = shown
+                for name in key.split("."):
+                    node = node.get("init_args", node)[name]
+                assert node == value

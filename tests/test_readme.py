@@ -54,6 +54,8 @@ def test_the_tables_of_the_benchmarks_are_those_that_were_measured():
         assert text in page
     times = feed["times_each_on_its_own"]
     assert "{median:.1f} times ({least:.1f}-{most:.1f})".format(**times) in page
+    whole = feed["test_over_network_and_decode"]
+    assert "{median:.2f} times ({least:.2f}-{most:.2f})".format(**whole) in page
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:docs|experiments)/[\w/.]+\w", README))))

@@ -1,0 +1,90 @@
+"""What a report says beyond the records: papers, summaries, ImageNet-C's errors, the diary."""
+
+import json
+
+import pytest
+
+from blur_lightning.errors import InputError
+from blur_lightning.findings import diaries_html, failures, paper_text, summaries_html
+from blur_lightning.report import report
+from blur_lightning.robustness import Record, read_records, write_run
+
+RECORD = Record(
+    *("run", "vgg16.tv_in1k", "original", "imagenet", 50_000, "sharp", "sharp", 0.0, "256"),
+    *("top1", 0.7, 0.69, 0.71),
+)
+
+
+def of(condition, value, **changes):
+    family = "disk" if condition.startswith("D") else condition.rpartition("-")[0] or condition
+    parameter = float(condition.lstrip("D").rpartition("-")[2]) if condition != "sharp" else 0.0
+    blur = {"condition": condition, "family": family, "parameter": parameter}
+    return RECORD._replace(**blur, value=value, **changes)
+
+
+def trial(folder, error, **parameters):
+    folder.mkdir(parents=True)
+    content = {"status": "failed", "error": error, "parameters": parameters}
+    (folder / "trial.json").write_text(json.dumps(content))
+
+
+def test_a_curve_is_summarised_by_its_area_and_where_it_has_halved():
+    html = summaries_html([of("sharp", 0.8), of("D2", 0.6), of("D4", 0.2)])
+    # Trapezoids: (0.7 + 0.4) / 2; half of 0.8 lies in the middle between 0.6 and 0.2.
+    assert "<td>55.0</td><td>3.00</td>" in html
+    assert '<th scope="row">0 to 4</th>' in html
+
+
+def test_errors_of_imagenet_c_have_both_denominators():
+    records = [of(f"defocus_blur_legacy-{s}", 1 - s / 10) for s in range(1, 6)]
+    html = summaries_html(records)
+    assert "Corruption errors" in html
+    for denominator, alexnet in (("hendrycks2019", 0.819880), ("robustbench", 0.822)):
+        assert denominator in html
+        assert f"<td>{100 * 0.3 / alexnet:.1f}</td>" in html
+    assert "Corruption errors" not in summaries_html(records[:4])
+
+
+def test_failed_trials_say_why_a_cell_of_a_paper_is_missing(tmp_path):
+    trial(tmp_path / "a", "there is no folder data/imagenet/val", **{"data.blur": "D8"})
+    reasons = failures([tmp_path])
+    assert reasons == {"D8": "there is no folder data/imagenet/val"}
+    text = paper_text("vasiljevic2016_table3", [], reasons)
+    lines = [line for line in text.splitlines() if " D8 " in line and "sharp+D8" not in line]
+    assert any("not run: there is no folder data/imagenet/val" in line for line in lines)
+    assert "not run: no run of vgg16 among those given" in text
+
+
+def test_a_trial_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "trial.json").write_text("{")
+    with pytest.raises(InputError, match=r"trial\.json: no record of a trial"):
+        failures([tmp_path])
+
+
+def test_a_report_shows_a_paper_where_every_trial_failed(tmp_path, capsys):
+    trial(tmp_path / "sweep" / "a", "there is no folder <data>")
+    page = tmp_path / "page.html"
+    report([tmp_path / "sweep"], out=page, paper=["vasiljevic2016_tableA"])
+    assert "not run: there is no folder <data>" in capsys.readouterr().out
+    assert "not run: there is no folder &lt;data&gt;" in page.read_text(encoding="utf-8")
+
+
+def test_a_report_shows_measured_beside_published(tmp_path, capsys):
+    top5 = RECORD._replace(metric="top5", value=0.9, low=0.897, high=0.903)
+    write_run(tmp_path / "run", records=[top5], images={"index": [0]}, provenance={})
+    report([tmp_path / "run"], out=tmp_path / "p.html", paper=["vasiljevic2016_table1"])
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("vgg16.tv_in1k"))
+    interval = "89.70\N{EN DASH}90.30"
+    assert line.split()[-5:] == ["90.88", "90.00", "-0.88", interval, "50,000"]
+    assert read_records(tmp_path / "run") == [top5]
+
+
+def test_an_unknown_paper_is_refused_before_anything_is_written(tmp_path):
+    write_run(tmp_path / "run", records=[RECORD], images={"index": [0]}, provenance={})
+    with pytest.raises(InputError, match="table 'table9': unknown; use one of"):
+        report([tmp_path / "run"], out=tmp_path / "p.html", paper=["table9"])
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_runs_without_a_diary_have_no_chart(tmp_path):
+    assert diaries_html([tmp_path]) == ""

@@ -44,7 +44,8 @@ $(FASHION):
 fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the paper's claims (35 min)
 	test -e runs/fashion_base/robustness.csv || OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/fashion_base.yaml
 	$(PROGRAM) sweep sweeps/$(SWEEP).yaml --jobs 2
-	$(VENV)/bin/python benchmarks/claims.py runs/fashion_base runs/$(SWEEP)
+	$(VENV)/bin/python benchmarks/claims.py runs/fashion_base runs/$(SWEEP) \
+		--out runs/$(SWEEP)/claims.csv --records runs/$(SWEEP)/all.csv
 	$(PROGRAM) report runs/fashion_base runs/$(SWEEP) --out runs/$(SWEEP)/index.html
 	@echo "Open $(CURDIR)/runs/$(SWEEP)/index.html in a browser."
 

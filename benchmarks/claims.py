@@ -1,6 +1,7 @@
 """Checks what Vasiljevic et al. 2016 (arXiv 1611.05760) claim on runs of one's own.
 
     python benchmarks/claims.py runs/vasiljevic2016_table3_fashion [--out FILE.csv]
+        [--records FILE.csv]
 
 RUNS are folders of the tests of one network that was fine-tuned on each mix of `MIXES`, with the
 same two or more seeds each; those trained on anything else are passed over. A claim is a set of
@@ -33,6 +34,8 @@ from blur_lightning.robustness import (
     PROVENANCE,
     read_records,
     record_files,
+    replacing,
+    write_records,
     write_table,
 )
 
@@ -245,14 +248,35 @@ def check(paths: Sequence[Path], *, out: Path | None = None) -> None:
         write_table(out, [{name: np.array([row[name] for row in rows]) for name in rows[0]}])
 
 
+def gather(paths: Sequence[Path], out: Path) -> None:
+    """Write the records of all runs as one file, and beside it what produced them."""
+    files = [file for path in paths for file in record_files(path)]
+    records = [r for file in files for r in read_records(file) if r.metric in UNITS]
+    write_records(out, records)
+    provenances = {}
+    for file in files:
+        content = json.loads((file.parent / PROVENANCE).read_text(encoding="utf-8"))
+        provenances[file.parent.name] = {k: v for k, v in content.items() if k != "config"}
+    with replacing(out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(provenances, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return 0 if all claims could be checked, 2 if not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", metavar="RUNS", type=Path, nargs="+", help="folders of test runs")
     parser.add_argument("--out", metavar="FILE.csv", type=Path, help="write all numbers here")
+    parser.add_argument(
+        "--records",
+        metavar="FILE.csv",
+        type=Path,
+        help="gather top-1 and entropy of all runs here, and their provenance in FILE.json",
+    )
     options = parser.parse_args(arguments)
     try:
         check(options.runs, out=options.out)
+        if options.records:
+            gather(options.runs, options.records)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

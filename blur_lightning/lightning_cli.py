@@ -132,7 +132,7 @@ class BlurLightningCLI(LightningCLI):
         path = self.config_init[str(self.subcommand)].get("ckpt_path")
         if path is None:
             return
-        if path == "last":
+        if resumes := path == "last":
             path = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             if not path.exists() and not required:  # a fit that starts, or starts again
                 return
@@ -146,7 +146,8 @@ class BlurLightningCLI(LightningCLI):
             raise InputError(f"ckpt_path: there is no checkpoint {path}; name a file")
         checkpoint = _read_weights(Path(path), self.model)
         epochs, wanted = checkpoint.get("epoch", -1) + 1, self.trainer.max_epochs
-        if self.subcommand == "fit" and wanted is not None and 0 <= wanted <= epochs:
+        done = wanted is not None and 0 <= wanted <= epochs
+        if self.subcommand == "fit" and done and not resumes:  # a fit resumed in its test goes on
             raise InputError(
                 f"ckpt_path: {path} was trained for {epochs} epochs already, so nothing is left to "
                 "do; raise --trainer.max_epochs"

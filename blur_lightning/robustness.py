@@ -166,14 +166,20 @@ def write_run(
         replacing(folder / IMAGES) as parquet_path,
         replacing(folder / PROVENANCE) as json_path,
     ):
-        _write_csv(csv_path, records)
+        _write_records(csv_path, records)
         tables = [images] if isinstance(images, Mapping) else images
         write_parquet(parquet_path, tables, schema=SCHEMA)
         text = json.dumps(provenance, indent=2, ensure_ascii=False, default=str)
         json_path.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_csv(path: Path, records: Sequence[Record]) -> None:
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records of any runs as one file, which reports read like those of a test."""
+    with replacing(path) as temporary:
+        _write_records(temporary, records)
+
+
+def _write_records(path: Path, records: Sequence[Record]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(Record._fields)

@@ -15,3 +15,10 @@ class MeanColour(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.linear(image.mean(dim=(2, 3)))
+
+
+class Diverging(MeanColour):
+    """The same, but in training its scores are no numbers."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) * (float("nan") if self.training else 1.0)

@@ -1,6 +1,7 @@
 """Intervals against simulated truth, verdicts on runs that are made so that each is right."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from claims import CLAIMS, MIXES, Difference, Estimate, crossed_interval, main, verdict
 
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.robustness import Record, read_records, write_run
 
 COUNT = 2000  # images
 # Accuracy in percent under each blur of networks that do what the paper says.
@@ -252,3 +253,13 @@ def test_mixes_and_blurs_are_those_of_the_sweep():
     experiment = yaml.safe_load((root / sweep["command"][-2]).read_text())
     tested = {blur for part in CLAIMS.values() for claim in part for _, blur in claim.weights}
     assert tested <= set(experiment["model"]["init_args"]["conditions"])
+
+
+def test_records_and_provenance_of_all_runs_are_gathered(tmp_path, capsys):
+    write_runs(tmp_path / "runs")
+    out = tmp_path / "all.csv"
+    assert main([str(tmp_path / "runs"), "--records", str(out)]) == 0
+    assert {record.trained_on for record in read_records(out)} == set(MIXES)
+    provenance = json.loads(out.with_suffix(".json").read_text())
+    assert len(provenance) == 3 * len(MIXES)
+    assert {content["seed"] for content in provenance.values()} == {0, 1, 2}

@@ -233,6 +233,13 @@ WRONG_ARGUMENTS = [
     (["--model.net", "timm.nothing"], "--model.net: timm.nothing is neither"),
     (["--data", "nothing.yaml"], "--data: nothing.yaml is neither"),
     (["--data.batch_size", "0"], "data: batch_size, jitter: 1 or more"),
+    (["--data.fraction", "0"], r"data\.fraction: 0\.0 is not above 0 and at most 1"),
+    (["--data.fraction", "1.5"], r"data\.fraction: 1\.5 is not above 0"),
+    (["--data.per_class", "0"], r"data\.per_class: 0 is not 1 or more"),
+    (["--data.capture.crop", "all"], "--data.capture.crop: 'all' is none of"),
+    (["--data.capture.scale", "[24, 24]"], "capture.scale: name at least one, each once"),
+    (["--data.capture.scale", "[24, 32]"], "model.net: takes one scale"),
+    (["--model.net.num_classes", "1001"], "with the 1000 classes of the data"),
     (["--data.capture.scale", "0"], "data: capture.scale: 0 is not 1 pixel"),
     (["--data.capture.crop", "99"], "data: capture.crop: 99 pixels do not fit"),
     (["--model.conditions", "[D40]"], "blur 'D40': its kernel reaches 40 pixels"),
@@ -329,6 +336,23 @@ def test_unreadable_images_are_skipped_counted_and_listed(command, damaged, batc
     assert [line.split(": ")[0][-15:] for line in listed] == ["n01440764/0.png", "n02123159/3.png"]
 
 
+def test_one_image_is_too_few_for_a_test(error, tmp_path):
+    folder = tmp_path / "one/val/n01440764"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(folder / "0.png")
+    assert "a test needs two images or more" in error("test", root=tmp_path / "one")
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoint(error, command):
+    command("fit", "--trainer.max_epochs", "1", "--test", "false")
+    words = ["--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    line = error("fit", *words, "--model.net", "nets.Diverging")
+    assert re.search(r"the loss is nan at step \d+, images \[\d+", line), line
+    assert "go on with --ckpt_path last" in line
+    records = read_records(command("fit", *words))
+    assert {record.trained_on for record in records} == {"sharp+D2"}
+
+
 def test_nothing_readable_is_an_error(error, damaged):
     for image in (damaged / "val").rglob("*.png"):
         image.write_text("no picture")
@@ -341,6 +365,14 @@ def test_a_checkpoint_that_is_trained_already_is_not_taken_for_more(error, comma
     assert "was trained for 2 epochs already" in line
     words = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--data.blur", "sharp"]
     assert {r.trained_on for r in read_records(command("fit", *words))} == {"sharp"}
+
+
+def test_a_fit_that_was_interrupted_in_its_test_goes_on_with_the_test(command, capsys):
+    out = command("fit", "--trainer.max_epochs", "1")
+    before = read_records(out)
+    (out / "robustness.csv").unlink()
+    command("fit", "--trainer.max_epochs", "1", "--ckpt_path", "last")
+    assert read_records(out) == before
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])

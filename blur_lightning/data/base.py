@@ -110,6 +110,8 @@ class BlurDataModule(LightningDataModule, ABC):
     def _part(self, split: Split) -> Source:
         """All images of a split, or those that `fraction` and `per_class` draw."""
         source = self.source(split)
+        if split == "test" and len(source.names) < 2:
+            raise InputError("data: a test needs two images or more; one has no interval")
         fraction = self.fraction if split == "train" else 1.0
         per_class = self.per_class if split == "test" else None
         if source.labels is None or (fraction == 1 and per_class is None):

@@ -22,3 +22,12 @@ class Diverging(MeanColour):
 
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image) * (float("nan") if self.training else 1.0)
+
+
+class MeanColours(MeanColour):
+    """The same on images at several scales."""
+
+    takes_scales = True
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return torch.stack([super(MeanColours, self).forward(i) for i in images]).mean(dim=0)

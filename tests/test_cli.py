@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pyarrow import parquet
 
 from blur_lightning.cli import main
 from blur_lightning.robustness import read_records
@@ -334,6 +335,20 @@ def test_unreadable_images_are_skipped_counted_and_listed(command, damaged, batc
     assert {r.n for r in read_records(out)} == {10}
     listed = yaml.safe_load((out / "provenance.json").read_text())["data"]["unreadable"]
     assert [line.split(": ")[0][-15:] for line in listed] == ["n01440764/0.png", "n02123159/3.png"]
+
+
+def test_whole_images_of_unequal_sizes_are_each_as_alone(command, tmp_path):
+    whole = ["--data.capture.crop", "whole", "--data.capture.scale", "[24, 40]"]
+    whole += ["--model.net.num_classes", "1000", "--model.net", "nets.MeanColours"]
+    runs = [
+        command("test", *whole, "--data.batch_size", size, out=tmp_path / size)
+        for size in ("1", "5")
+    ]
+    alone, together = (parquet.read_table(run / "images.parquet").to_pydict() for run in runs)
+    assert len(alone["index"]) == 3 * 12
+    assert alone["top5_classes"] == together["top5_classes"]
+    np.testing.assert_allclose(alone["entropy"], together["entropy"], rtol=1e-5)
+    assert {record.scale for record in read_records(runs[0])} == {"24+40"}
 
 
 def test_one_image_is_too_few_for_a_test(error, tmp_path):

@@ -37,6 +37,7 @@ UNHELPFUL = (
     r"The dirpath has changed from",
     r"predict returned None",
     r"You requested to overfit but enabled",
+    r"It is recommended to use `self.log\('test/",  # the same on all processes
 )
 
 

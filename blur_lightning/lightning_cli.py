@@ -6,6 +6,7 @@ What each override is for was found with lightning 2.6 and jsonargparse 4.53; a 
 import inspect
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -195,7 +196,14 @@ def _construction_problem(error: Exception) -> str:
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
     own = (cause for cause in causes if isinstance(cause, InputError))
-    reason = one_line(next(own, causes[1] if causes[1:] else error))
+    reason = str(next(own, causes[1] if causes[1:] else error))
+    # Of an argument with several types the first one tells most.
+    reason = one_line([*re.split(r"\n\s*- ", reason)[1:], reason][0])
+    if "on the Hub" in reason or "urlopen error" in reason:
+        return (
+            "model.net: its weights are in no cache here, and cannot be downloaded; run this once "
+            "online, or copy the cache (python -m blur_lightning doctor says where)"
+        )
     if reason.startswith("Unknown model"):
         reason += "; timm.list_models() lists the names"
     for key, base in (("model", Task), ("data", BlurDataModule)):

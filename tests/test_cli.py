@@ -231,6 +231,11 @@ WRONG_ARGUMENTS = [
     (["--data.capture.scal", "3"], "--data.capture.scal: there is no such option"),
     (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
     (["--model.net", "timm.create_model", "--model.net.model_name", "resnet51"], "resnet51"),
+    (
+        ["--model.net", "blur_lightning.models.FiveCrops", "--model.net.net", "timm.create_model"]
+        + ["--model.net.net.model_name", "resnet51"],
+        r"^error: model: Unknown model \(resnet51\); timm\.list_models\(\) lists the names$",
+    ),
     (["--model.net", "timm.nothing"], "--model.net: timm.nothing is neither"),
     (["--data", "nothing.yaml"], "--data: nothing.yaml is neither"),
     (["--data.batch_size", "0"], "data: batch_size, jitter: 1 or more"),

@@ -101,7 +101,7 @@ class Interrupting(Callback):
             raise KeyboardInterrupt
 
 
-def run(folder, *callbacks, seed=0, verb="test"):
+def run(folder, *callbacks, seed=0, verb="test", **options):
     torch.manual_seed(seed)
     task = ClassificationTask(Counting(10), conditions=["sharp", "D2..4"])
     data = ScenesDataModule(test_count=40, batch_size=8)
@@ -112,6 +112,7 @@ def run(folder, *callbacks, seed=0, verb="test"):
         enable_progress_bar=False,
         enable_model_summary=False,
         accelerator="cpu",
+        **options,
     )
     Counting.seen = 0
     getattr(trainer, verb)(task, datamodule=data)
@@ -140,3 +141,10 @@ def test_a_test_of_other_weights_begins_anew(tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(tmp_path, Interrupting())
     assert run(tmp_path, seed=1) == 2 * 40
+
+
+def test_a_limited_test_measures_as_many_batches_again(tmp_path):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tmp_path, Interrupting(), limit_test_batches=4)
+    assert run(tmp_path, limit_test_batches=4) == 2 * 32
+    assert {record.n for record in read_records(tmp_path)} == {32}

@@ -246,6 +246,9 @@ class BlurDataModule(LightningDataModule, ABC):
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         resumes = split in ("test", "predict") and hasattr(module, "measured_before")
         measured = module.measured_before() if resumes else set()
+        limits = (self.trainer.limit_test_batches, self.trainer.limit_predict_batches)  # type: ignore[union-attr]
+        if limits != (1.0, 1.0):  # so many batches from the first one on, whatever was measured
+            measured = set()
         return [i for i in range(len(self.sources[split].names)) if i not in measured]
 
     def _shapes(self, source: Source, indices: Sequence[int]) -> list[tuple[int, int]]:

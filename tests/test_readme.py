@@ -1,7 +1,9 @@
 """The figures of README.md are those of the files that it names."""
 
+import csv
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,25 @@ def test_the_table_is_that_of_the_demo():
     sharp, mix = top1("scenes_sharp"), top1("scenes_mix")
     assert len(rows) >= 5
     assert rows == [(name, sharp[name], mix[name]) for name, *_ in rows]
+
+
+def test_the_fashion_table_and_claims_are_those_that_were_measured():
+    results = ROOT / "experiments/results"
+    values: dict[tuple[str, str], list[float]] = {}
+    for record in read_records(results / "fashion_table3.csv"):
+        if record.metric == "top1":
+            key = (record.trained_on, record.condition)
+            values.setdefault(key, []).append(100 * record.value)
+    assert {len(seeds) for seeds in values.values()} == {3}
+    (head,) = re.findall(r"^\| test blur \| (sharp \| sharp\+D2 .*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| (.*) \|$", README.split(head)[1].split("![")[0], re.MULTILINE)
+    assert len(rows) >= 8
+    for blur, cells in rows:
+        for mix, cell in zip(head.split(" | "), cells.split(" | "), strict=True):
+            assert cell == f"{statistics.mean(values[mix, blur]):.1f}", (mix, blur)
+    with (results / "fashion_claims.csv").open(encoding="utf-8") as stream:
+        claims = {row["claim"]: row["verdict"] for row in csv.DictReader(stream)}
+    assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
 
 
 def test_the_speeds_are_those_that_were_measured():

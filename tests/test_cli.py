@@ -232,8 +232,10 @@ WRONG_ARGUMENTS = [
     (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
     (["--model.net", "timm.create_model", "--model.net.model_name", "resnet51"], "resnet51"),
     (
-        ["--model.net", "blur_lightning.models.FiveCrops", "--model.net.net", "timm.create_model"]
-        + ["--model.net.net.model_name", "resnet51"],
+        [
+            *("--model.net", "blur_lightning.models.FiveCrops"),
+            *("--model.net.net", "timm.create_model", "--model.net.net.model_name", "resnet51"),
+        ],
         r"^error: model: Unknown model \(resnet51\); timm\.list_models\(\) lists the names$",
     ),
     (["--model.net", "timm.nothing"], "--model.net: timm.nothing is neither"),

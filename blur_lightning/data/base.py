@@ -243,13 +243,15 @@ class BlurDataModule(LightningDataModule, ABC):
 
     def _unmeasured(self, split: Split) -> list[int]:
         """Images of a split that an interrupted test has not measured yet."""
-        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        resumes = split in ("test", "predict") and hasattr(module, "measured_before")
-        measured = module.measured_before() if resumes else set()
-        limits = (self.trainer.limit_test_batches, self.trainer.limit_predict_batches)  # type: ignore[union-attr]
-        if limits != (1.0, 1.0):  # so many batches from the first one on, whatever was measured
-            measured = set()
-        return [i for i in range(len(self.sources[split].names)) if i not in measured]
+        everything, trainer = list(range(len(self.sources[split].names))), self.trainer
+        assert trainer is not None
+        module: Any = trainer.lightning_module
+        if split not in ("test", "predict") or not hasattr(module, "measured_before"):
+            return everything
+        measured = module.measured_before()
+        if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
+            return everything  # so many batches from the first one on
+        return [index for index in everything if index not in measured]
 
     def _shapes(self, source: Source, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Shapes at the canonical scale, from the heads of the files, which take turns to wait."""

@@ -101,6 +101,11 @@ class BlurLightningCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
+        # Trials of a W&B agent get a folder each.
+        sweep, run = (os.environ.get(f"WANDB_{name}_ID") for name in ("SWEEP", "RUN"))
+        if sweep and run and not any("default_root_dir" in word for word in self.words):
+            folder = f"runs/sweeps/{sweep}/{run}"
+            self.config[str(self.subcommand)].trainer.default_root_dir = folder
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
         model = self.config[str(self.subcommand)].model.get("init_args", {})
         for name in ("net", "optimizer", "lr_scheduler"):

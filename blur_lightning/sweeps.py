@@ -1,4 +1,4 @@
-"""Grids of runs on one machine, from the sweep files of W&B and without its server.
+"""Sweeps on one machine, from the sweep files of W&B and without its server.
 
 The schema is that of https://docs.wandb.ai/models/sweeps: the file that `wandb sweep` and `wandb
 agent` take. A trial's folder holds what its command writes, `trial.json` and `log.txt`.
@@ -7,51 +7,40 @@ agent` take. A trial's folder holds what its command writes, `trial.json` and `l
 import hashlib
 import itertools
 import json
-import math
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import RECORDS, read_records, replacing
+from blur_lightning.search import Search, read_axes
+from blur_lightning.trials import DONE, FOLDER, INTERPRETER, RUNS, Trial, outcome, run, table
 
-RUNS, OUTCOME, LOG = Path("runs"), "trial.json", "log.txt"
-_FOLDER = "trainer.default_root_dir"
-_INTERPRETER = "${interpreter}"
+METHODS = ("grid", "random", "bayes")
 _LONGEST = 120  # characters of a trial's name; file systems take 255 bytes
-_GRACE = 30.0  # s between SIGTERM and SIGKILL, as W&B's agent gives
+_FEW = 3  # trials of a search that are looked at before it runs
 
 
-class Trial(NamedTuple):
-    """One point of a grid: what it runs, and where it keeps the outcome."""
+def sweep(
+    files: list[Path], *, jobs: int = 1, count: int | None = None, seed: int | None = None
+) -> int:
+    """Run the trials of W&B sweep files, without a server.
 
-    folder: Path
-    parameters: dict[str, Any]
-    command: list[str]  # ${interpreter} stays, so that a trial is the same in another environment
-    metric: str  # as test/D4/top1; empty: none was named
-
-
-def sweep(files: list[Path], *, jobs: int = 1, count: int | None = None) -> int:
-    """Run all points of the grids in W&B sweep files, without a server.
-
-    Each point is a process of its own in runs/<name of the sweep>/<point>, started from the
-    current directory. Repeat the command to go on where an earlier one stopped: finished trials
-    stay, failed ones are tried again, and an interrupted fit goes on from its last checkpoint.
+    Each trial is a process of its own in runs/<name of the sweep>/<trial>, started from the current
+    directory. Repeat the command to go on where an earlier one stopped: finished trials stay,
+    failed ones are tried again, and an interrupted fit goes on from its last checkpoint.
 
     Args:
-        files: Sweep files: YAML with method grid, parameters and command.
+        files: Sweep files: YAML with method, parameters and command. Random and bayes need Optuna:
+            pip install 'blur_lightning[sweeps]'.
         jobs: Trials at the same time; they share the cores.
-        count: Largest number of trials to run now; all by default.
+        count: Largest number of grid points to run now; all by default. For random and bayes, how
+            many trials there are in all; by default the file's run_cap.
+        seed: Seed of random and bayes; by default it follows from the file's parameters.
 
     Returns:
         0, or 1 if a trial failed.
@@ -59,13 +48,42 @@ def sweep(files: list[Path], *, jobs: int = 1, count: int | None = None) -> int:
     for option, number in (("jobs", jobs), ("count", count)):
         if number is not None and number < 1:
             raise InputError(f"--{option}: {number} trials cannot be run; give 1 or more")
-    trials = [trial for file in files for trial in read_trials(file)]
-    for folder, number in Counter(trial.folder for trial in trials).items():
+    if seed is not None and seed < 0:
+        raise InputError(f"--seed: {seed} is no seed; give 0 or more")
+    contents = {file: _read(file) for file in files}
+    grids = [file for file, content in contents.items() if content["method"] == "grid"]
+    trials = [trial for file in grids for trial in read_trials(file)]
+    searches = [_search(f, contents[f], count, seed) for f in contents if f not in grids]
+    _check_folders(trials, searches)
+    unfinished = [trial for trial in trials if outcome(trial).get("status") not in DONE]
+    finished = len(trials) - len(unfinished)
+    run(iter(unfinished), len(unfinished[:count]), jobs=jobs, finished=finished)
+    for search in searches:
+        trials += _run_search(search, jobs)
+    print(table(trials))
+    return int(any(outcome(trial).get("status") == "failed" for trial in trials))
+
+
+def _check_folders(trials: Sequence[Trial], searches: Sequence[Search]) -> None:
+    folders = Counter([t.folder for t in trials] + [search.folder for search in searches])
+    for folder, number in folders.items():
         if number > 1:
             raise InputError(f"{folder}: {number} trials write there; say each name and value once")
-    _run(trials, jobs, count)
-    print(_report(trials))
-    return int(any(_outcome(trial).get("status") == "failed" for trial in trials))
+
+
+def _run_search(search: Search, jobs: int) -> list[Trial]:
+    """Run what is left of a search; all its trials, by their number."""
+    ended, interrupted = search.resume()
+    drawn: list[Trial] = []
+
+    def trials() -> Iterator[Trial]:
+        for trial in itertools.chain(interrupted, search.draw([*ended, *interrupted])):
+            drawn.append(trial)
+            yield trial
+
+    number = search.count - len(ended)
+    run(trials(), number, jobs=jobs, finished=len(ended), follow=search.follow)
+    return sorted([*ended, *drawn], key=lambda trial: trial.folder)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -83,23 +101,58 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def read_trials(file: Path) -> list[Trial]:
-    """Trials of a sweep file, in the order of `grid_points`; an InputError names the file."""
-    # By way of JSON: dates and keys that are numbers become what trial.json gives back.
-    content = json.loads(json.dumps(read_yaml(file), default=str))
-    folder = RUNS / _safe(str(content.get("name") or file.stem))
-    metric = content.get("metric")
-    metric = str(metric.get("name", "")) if isinstance(metric, dict) else ""
-    trials = []
+    """Trials of a sweep file, in the order of `grid_points`; an InputError names the file.
+
+    Of a search, which has no end of its own, they are the first few.
+    """
+    content = _read(file)
+    if content["method"] != "grid":
+        return list(_search(file, content, _FEW, None).draw([]))
     try:
         points = grid_points(content)
-        for name, point in zip(_names(points), points, strict=True):
-            command = _command(content, point)
-            if _FOLDER not in point:
-                command.append(f"--{_FOLDER}={folder / name}")
-            trials.append(Trial(folder / name, point, command, metric))
+        names = _names(points)
+        return [
+            _trial(content, _folder(file, content) / name, point)
+            for name, point in zip(names, points, strict=True)
+        ]
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
-    return trials
+
+
+def _read(file: Path) -> dict[str, Any]:
+    # By way of JSON: dates and keys that are numbers become what trial.json gives back.
+    content: dict[str, Any] = json.loads(json.dumps(read_yaml(file), default=str))
+    if content.get("method") not in METHODS:
+        method = content.get("method", "none")
+        raise InputError(f"{file}: method: {method}, but it is {', '.join(METHODS)}")
+    return content
+
+
+def _search(file: Path, content: Mapping[str, Any], count: int | None, seed: int | None) -> Search:
+    try:
+        _command(content, {})  # whether it can be filled
+        make = partial(_trial, content)
+        return Search(content, _folder(file, content), make, count=count, seed=seed)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def _folder(file: Path, content: Mapping[str, Any]) -> Path:
+    return RUNS / _safe(str(content.get("name") or file.stem))
+
+
+def _trial(
+    content: Mapping[str, Any],
+    folder: Path,
+    point: dict[str, Any],
+    draw: dict[str, int | float] | None = None,
+) -> Trial:
+    metric = content.get("metric")
+    metric = str(metric.get("name", "")) if isinstance(metric, dict) else ""
+    command = _command(content, point)
+    if FOLDER not in point:
+        command.append(f"--{FOLDER}={folder}")
+    return Trial(folder, point, command, metric, draw)
 
 
 def grid_points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -110,24 +163,17 @@ def grid_points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         sweep: Content of a sweep file; an InputError says which of its keys is wrong.
     """
-    method = sweep.get("method", "none")
-    if method != "grid":
-        raise InputError(f"method: {method}, but only grid runs here; others: wandb sweep FILE")
-    parameters = sweep.get("parameters")
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise InputError("parameters: none; give each its values, as seed_everything: {value: 0}")
-    axes = [_values(f"parameters.{key}", axis) for key, axis in parameters.items()]
-    return [dict(zip(parameters, point, strict=True)) for point in itertools.product(*axes)]
-
-
-def _values(key: str, axis: Any) -> list[Any]:
-    axis = axis if isinstance(axis, Mapping) else {}
-    if "value" in axis:
-        return [axis["value"]]
-    values = axis.get("values")
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{key}: needs value: or values: [..]; nested keys take dots: data.blur")
-    return values
+    if "early_terminate" in sweep:
+        raise InputError("early_terminate: a grid is run whole here; use method: random or bayes")
+    axes = read_axes(sweep.get("parameters"))
+    for key, axis in axes.items():
+        if axis["distribution"] not in ("constant", "categorical"):
+            raise InputError(f"parameters.{key}: a grid needs value: or values: [..]")
+    values = [
+        [axis["value"]] if axis["distribution"] == "constant" else axis["values"]
+        for axis in axes.values()
+    ]
+    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*values)]
 
 
 def _text(value: Any) -> str:
@@ -138,7 +184,7 @@ def _command(content: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
     """Fill the macros of a sweep's command with a point."""
     macros = {
         "${env}": [],
-        _INTERPRETER: [_INTERPRETER],
+        INTERPRETER: [INTERPRETER],
         "${args}": [f"--{key}={_text(value)}" for key, value in point.items()],
         "${args_no_hyphens}": [f"{key}={_text(value)}" for key, value in point.items()],
     }
@@ -174,127 +220,3 @@ def _names(points: Sequence[Mapping[str, Any]]) -> list[str]:
 def _safe(text: str) -> str:
     """Replace what shells or file systems take for something else."""
     return re.sub(r"[^\w.,=+@-]+", "-", text).strip("-.")
-
-
-def _run(trials: Sequence[Trial], jobs: int, count: int | None) -> None:
-    """Run what is not finished, some at once, with a line on stderr for each that ends."""
-    unfinished = [trial for trial in trials if _outcome(trial).get("status") != "finished"]
-    waiting = deque((trial, _can_continue(trial)) for trial in unfinished[:count])
-    ended, times = len(trials) - len(unfinished), list[float]()
-    running: dict[subprocess.Popen[bytes], tuple[Trial, bool, float]] = {}
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                trial, continued = waiting.popleft()
-                running[_start(trial, continued, threads)] = trial, continued, time.monotonic()
-            time.sleep(0.1)
-            for process in [process for process in running if process.poll() is not None]:
-                trial, continued, began = running.pop(process)
-                error = _error(trial, process.returncode)
-                if continued and (error or "").startswith("ckpt_path:"):
-                    waiting.appendleft((trial, False))  # nothing to go on from: start again
-                    continue
-                status, seconds = "failed" if error else "finished", time.monotonic() - began
-                _record(trial, status, error, round(seconds, 1))
-                ended, times = ended + 1, times if error else [*times, seconds]
-                line = f"[{ended}/{len(trials)}] {status} {trial.folder.name} {seconds:.0f} s"
-                rounds = math.ceil((len(waiting) + len(running)) / jobs)
-                if rounds and times:
-                    minutes = math.ceil(rounds * sum(times) / len(times) / 60)
-                    line += f", about {minutes} min left"
-                print(line, file=sys.stderr, flush=True)
-    finally:
-        _end(running)
-
-
-def _start(trial: Trial, continued: bool, threads: int) -> subprocess.Popen[bytes]:
-    _record(trial, "started")
-    words = [sys.executable if word == _INTERPRETER else word for word in trial.command]
-    words += ["--ckpt_path", "last"] if continued else []
-    with (trial.folder / LOG).open("wb") as log:
-        try:
-            return subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ},
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which ends its trials
-            )
-        except OSError as error:
-            raise InputError(f"command: cannot start {words[0]} ({error.strerror})") from error
-
-
-def _end(processes: Mapping[subprocess.Popen[bytes], Any]) -> None:
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + _GRACE
-    try:
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-    finally:  # also where a second Ctrl-C cuts the wait short
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def _can_continue(trial: Trial) -> bool:
-    """Whether an earlier start of this very trial left a checkpoint."""
-    checkpoint = trial.folder / "checkpoints" / "last.ckpt"
-    return "fit" in trial.command and bool(_outcome(trial)) and checkpoint.is_file()
-
-
-def _outcome(trial: Trial) -> dict[str, Any]:
-    """What trial.json says; empty unless it is of the same parameters and command."""
-    with suppress(OSError, ValueError):
-        outcome = json.loads((trial.folder / OUTCOME).read_text(encoding="utf-8"))
-        if all(outcome.get(key) == getattr(trial, key) for key in ("parameters", "command")):
-            return dict(outcome)
-    return {}
-
-
-def _record(trial: Trial, status: str, error: str | None = None, seconds: float = 0.0) -> None:
-    outcome = {**trial._asdict(), "status": status, "error": error, "seconds": seconds}
-    del outcome["folder"], outcome["metric"]
-    with replacing(trial.folder / OUTCOME) as path:
-        path.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _error(trial: Trial, status: int) -> str | None:
-    """Why a trial ended with a status: the last line of its log that says so, else the last."""
-    if status <= 0:
-        return f"ended by signal {-status} ({signal.strsignal(-status)})" if status else None
-    text = (trial.folder / LOG).read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or [f"ended with status {status}"])[-1]
-
-
-def _report(trials: Sequence[Trial]) -> str:
-    """Lay out a line for each trial; below them, each error once."""
-    outcomes = [_outcome(trial) for trial in trials]
-    metrics = list(dict.fromkeys(trial.metric for trial in trials if _value(trial)))
-    rows = [["trial", "status", "seconds", *metrics]]
-    for trial, outcome in zip(trials, outcomes, strict=True):
-        name, status = str(trial.folder.relative_to(RUNS)), outcome.get("status", "not run")
-        value = _value(trial) if status == "finished" else ""
-        cells = [value if metric == trial.metric else "" for metric in metrics]
-        rows.append([name, status, str(outcome.get("seconds") or ""), *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    errors = Counter(outcome["error"] for outcome in outcomes if outcome.get("error"))
-    lines += [f"{n} of {len(trials)} failed: {error}" for error, n in errors.items()]
-    return "\n".join(lines)
-
-
-def _value(trial: Trial) -> str:
-    """The value of a trial's metric, test/<condition>/<metric>; empty if no record has it."""
-    condition, _, name = trial.metric.removeprefix("test/").rpartition("/")
-    folder = Path(trial.parameters.get(_FOLDER) or trial.folder)
-    with suppress(InputError):
-        for record in read_records(folder / RECORDS):
-            if (record.condition, record.metric) == (condition, name):
-                return f"{record.value:.4f}"
-    return ""

@@ -17,8 +17,9 @@ LAYERS = [
     {"data", "tasks", "curves"},
     {"photograph", "published", "diary_chart"},
     {"findings"},
-    {"report", "copies", "trainer", "parsing"},
-    {"lightning_cli", "sweeps"},
+    {"report", "copies", "trainer", "parsing", "trials"},
+    {"lightning_cli", "search"},
+    {"sweeps"},
     {"doctor"},
     {"cli"},
     {"__main__"},
@@ -80,7 +81,7 @@ def test_reports_and_records_need_no_torch():
     light = ("robustness", "report", "curves", "cli", "copies", "parsing", "measurements")
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings",)
-    light += ("sweeps", "doctor")
+    light += ("sweeps", "search", "trials", "doctor")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

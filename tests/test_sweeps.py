@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blur_lightning import sweeps
+from blur_lightning import sweeps, trials
+from blur_lightning.blur import BlurDistribution
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import Record, write_run
 from blur_lightning.sweeps import grid_points, read_trials, sweep
@@ -26,6 +27,9 @@ threads = os.environ["OMP_NUM_THREADS"]
 calls.write_text(json.dumps([*called, {"words": sys.argv[1:], "threads": threads}]))
 print("hello from", words.get("x"), flush=True)
 what = words.get("do", "finish")
+if what == "log":
+    (folder / "logs/version_0").mkdir(parents=True)
+    (folder / "logs/version_0/metrics.csv").write_text(f"step,loss\\n1,{words['x']}\\n")
 if what == "fail":
     print("error: an earlier one\\nerror: data.root: there is no folder\\nbye", file=sys.stderr)
     sys.exit(2)
@@ -159,18 +163,19 @@ def test_a_folder_that_the_file_states_is_kept():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "random"}, "method: random, but only grid .* wandb sweep FILE"),
-        ({"method": None}, "method: none, but only grid"),
+        ({"method": "genetic"}, "method: genetic, but it is grid, random, bayes"),
+        ({"method": None}, "method: none, but it is grid"),
+        ({"early_terminate": {"min_iter": 1}}, "early_terminate: a grid is run whole"),
         ({"command": None}, "command: none; give its words"),
         ({"command": "python"}, "command: none; give its words"),
         ({"command": ["${program}"]}, r"command: \$\{program\} has no value here; known are"),
         ({"command": ["${args_json}"]}, r"command: \$\{args_json\} has no value"),
         ({"parameters": None}, "parameters: none; give each its values"),
         ({"parameters": [1]}, "parameters: none"),
-        ({"parameters": {"x": 1}}, r"parameters\.x: needs value: or values:"),
-        ({"parameters": {"x": {"values": []}}}, r"parameters\.x: needs value"),
+        ({"parameters": {"x": 1}}, r"parameters\.x: needs value:, values:"),
+        ({"parameters": {"x": {"values": []}}}, r"parameters\.x\.values: \[\]; give a list"),
         ({"parameters": {"x": {"parameters": {}}}}, r"parameters\.x: .* nested keys take dots"),
-        ({"parameters": {"x": {"min": 0, "max": 1}}}, r"parameters\.x: needs value"),
+        ({"parameters": {"x": {"min": 0, "max": 1}}}, r"parameters\.x: a grid needs value"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(changes, message):
@@ -204,6 +209,8 @@ def test_other_mistakes_are_one_line():
         sweep([file])
     with pytest.raises(InputError, match=r"^--jobs: 0 trials"):
         sweep([file], jobs=0)
+    with pytest.raises(InputError, match=r"^--seed: -1 is no seed"):
+        sweep([file], seed=-1)
     with pytest.raises(InputError, match=r"^--count: -1 trials"):
         sweep([file], count=-1)
     with pytest.raises(InputError, match=r"^command: cannot start \./nothing"):
@@ -280,8 +287,10 @@ def test_stated_threads_are_kept(monkeypatch):
 def start_and_end(number, *, do, jobs=1):
     """Run a sweep as a process of its own, and send it a signal once its trials run."""
     file = written(parameters={**grid(x=[1, 2]), "do": {"value": do}})
-    program = "import signal, sys; from pathlib import Path; from blur_lightning import sweeps\n"
-    program += "signal.signal(signal.SIGTERM, signal.default_int_handler); sweeps._GRACE = 0.5\n"
+    program = (
+        "import signal, sys; from pathlib import Path; from blur_lightning import sweeps, trials\n"
+    )
+    program += "signal.signal(signal.SIGTERM, signal.default_int_handler); trials._GRACE = 0.5\n"
     program += f"sweeps.sweep([Path({str(file)!r})], jobs={jobs})"
     words = [sys.executable, "-c", program]
     path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[1])}
@@ -324,7 +333,7 @@ def interrupted(command=COMMAND, do="finish"):
     """A sweep of one trial that was stopped after its first checkpoint."""
     file = written(parameters={"do": {"value": do}}, command=command)
     (trial,) = read_trials(file)
-    sweeps._record(trial, "started")
+    trials.record(trial, "started")
     (trial.folder / "checkpoints").mkdir(exist_ok=True)
     (trial.folder / "checkpoints/last.ckpt").touch()
     return file
@@ -363,6 +372,84 @@ def test_the_table_shows_the_metric(capsys):
     assert len(two.split()) == 3
 
 
+def searched(method="random", **changes):
+    parameters = {"x": {"min": 0.0, "max": 1.0}, "do": {"value": "log"}}
+    metric = {"name": "loss", "goal": "minimize"}
+    return written(**{"method": method, "parameters": parameters, "metric": metric, **changes})
+
+
+def xs():
+    return [
+        outcome(f"s/{path.name}")["parameters"]["x"] for path in sorted(Path("runs/s").iterdir())
+    ]
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_a_search_runs_as_many_trials_as_are_asked_for_in_all(method, capfd):
+    pytest.importorskip("optuna")
+    assert sweep([searched(method)], count=2) == 0
+    first = xs()
+    assert sweep([searched(method, run_cap=4)], jobs=2) == 0
+    assert sweep([searched(method)], count=3) == 0
+    assert xs()[:2] == first
+    assert len(set(xs())) == 4
+    assert [len(calls(f"s/trial-00{n}")) for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    printed = capfd.readouterr()
+    assert "[4/4] finished trial-00" in printed.err
+    row = f"s/trial-003  finished  {outcome('s/trial-003')['seconds']}      {xs()[2]:.4f}"
+    assert printed.out.splitlines()[-1].split() == [*row.split(), f"x={xs()[2]}"]
+
+
+def test_a_seed_makes_another_search():
+    pytest.importorskip("optuna")
+    sweep([searched()], count=1, seed=3)
+    seeded = xs()
+    sweep([searched(name="t.yaml")], count=1)
+    assert outcome("t/trial-001")["parameters"]["x"] != seeded[0]
+
+
+def test_a_failure_does_not_end_a_search(capfd):
+    pytest.importorskip("optuna")
+    parameters = {"x": {"values": [1, 2]}, "do": {"values": ["log", "fail"]}}
+    assert sweep([searched("bayes", parameters=parameters)], count=6) == 1
+    ends = [outcome(f"s/trial-00{n + 1}") for n in range(6)]
+    assert {end["status"] for end in ends} == {"finished", "failed"}
+    assert all((e["status"] == "failed") == (e["parameters"]["do"] == "fail") for e in ends)
+    assert "of 6 failed: data.root: there is no folder" in capfd.readouterr().out
+
+
+def test_a_metric_that_no_trial_has_is_said_once(capfd):
+    pytest.importorskip("optuna")
+    assert sweep([searched("bayes", metric={"name": "val/top1"})], count=2) == 1
+    assert "2 of 2 failed: metric: the trial neither" in capfd.readouterr().out
+
+
+def test_grids_and_searches_run_together():
+    pytest.importorskip("optuna")
+    assert sweep([written(name="g.yaml", parameters=grid(x=[1])), searched(run_cap=1)]) == 0
+    assert outcome("g/trial")["status"] == outcome("s/trial-001")["status"] == "finished"
+
+
+def test_the_first_trials_of_a_search_can_be_looked_at():
+    pytest.importorskip("optuna")
+    seen = [trial.parameters["x"] for trial in read_trials(searched("bayes"))]
+    assert not Path("runs").exists()
+    sweep([searched("bayes")], count=3)
+    assert xs() == seen
+
+
+def test_mistakes_in_a_search_name_the_file():
+    pytest.importorskip("optuna")
+    with pytest.raises(InputError, match=r"^s\.yaml: count: a search has no end"):
+        sweep([searched()])
+    with pytest.raises(InputError, match=r"^s\.yaml: metric: none"):
+        sweep([searched("bayes", metric=None)], count=1)
+    with pytest.raises(InputError, match=r"^s\.yaml: command: none"):
+        sweep([searched(command=None)], count=1)
+    with pytest.raises(InputError, match=r"^runs/s: 2 trials write there"):
+        sweep([searched(), Path.cwd() / "s.yaml"], count=1)
+
+
 @pytest.mark.slow
 def test_the_demo_runs_as_a_sweep(monkeypatch, capsys):
     pytest.importorskip("foolbox")
@@ -380,3 +467,40 @@ def test_the_demo_runs_as_a_sweep(monkeypatch, capsys):
     metric = {"name": "test/D2/top1"}
     assert sweep([written(command=command, parameters=parameters, metric=metric)]) == 0
     assert 0.3 < float(capsys.readouterr().out.split()[-1]) <= 1
+
+
+@pytest.mark.slow
+def test_trainings_that_learn_nothing_are_ended_early(monkeypatch, capsys):
+    """Real fits on scenes: a rate of 1e-9 learns nothing, and ends after one epoch of three."""
+    pytest.importorskip("optuna")
+    root = Path(sweeps.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    configs = [f"--config={root}/experiments/{name}.yaml" for name in ("base", "demo_scenes")]
+    settings = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": False}
+    settings |= {"trainer.max_epochs": 3, "trainer.check_val_every_n_epoch": 1}
+    settings |= {"data.train_count": 500, "data.test_count": 100, "model.conditions": ["sharp"]}
+    rates = {"model.lr_scheduler.max_lr": {"values": [3.0e-3, 1.0e-9]}}
+    file = written(
+        method="random",
+        parameters={**rates, **{key: {"value": value} for key, value in settings.items()}},
+        command=["${interpreter}", "-m", "blur_lightning", "fit", *configs, "${args}"],
+        metric={"name": "val/cross_entropy", "goal": "minimize"},
+        early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2},
+    )
+    assert sweep([file], count=2, seed=1) == 0
+    good, bad = outcome("s/trial-001"), outcome("s/trial-002")
+    assert [end["parameters"]["model.lr_scheduler.max_lr"] for end in (good, bad)] == [3e-3, 1e-9]
+    assert (good["status"], len(good["values"])) == ("finished", 3)
+    assert bad["status"] == "pruned"
+    assert len(bad["values"]) < 3
+    assert "  pruned  " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mix_weights", "schedules"])
+def test_every_mix_of_a_sweep_is_one(name):
+    file = Path(sweeps.__file__).parents[1] / f"sweeps/{name}.yaml"
+    axes = yaml.safe_load(file.read_text())["parameters"]
+    mixes = axes["data.blur"].get("values") or [axes["data.blur"]["value"]]
+    assert len({str(BlurDistribution.parse(mix)) for mix in mixes}) == len(mixes)
+    for condition in axes["model.conditions"]["value"]:
+        assert str(BlurDistribution.parse(condition)) == condition

@@ -41,6 +41,8 @@ class BlurDataModule(LightningDataModule, ABC):
     Args:
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
+        val_blur: What validation images are blurred with; None is blur, so that of runs which train
+            on other mixes the figures do not compare.
         capture: Scales, crop and border of what the network sees.
         test_whole: Test and predict whole images instead of their central crops; the network must
             take any size (see `models.dense`).
@@ -62,6 +64,7 @@ class BlurDataModule(LightningDataModule, ABC):
         self,
         *,
         blur: str = "sharp",
+        val_blur: str | None = None,
         capture: Capture | None = None,
         test_whole: bool = False,
         jitter: Sequence[int] = (),
@@ -77,6 +80,7 @@ class BlurDataModule(LightningDataModule, ABC):
         # The data set's name in records.
         self.name = type(self).__name__.removesuffix("DataModule").lower()
         self.blur = BlurDistribution.parse(blur)
+        self.val_blur = BlurDistribution.parse(val_blur or blur)
         self.capture = capture or Capture()
         self.test_capture = replace(self.capture, crop="whole") if test_whole else self.capture
         self.jitter = tuple(jitter) or (self.capture.canonical,)
@@ -88,7 +92,8 @@ class BlurDataModule(LightningDataModule, ABC):
         if per_class is not None and per_class < 1:
             raise InputError(f"data.per_class: {per_class} is not 1 or more; null is all")
         self.fraction, self.per_class = fraction, per_class
-        check_reach(self.blur, self.capture)
+        for each in (self.blur, self.val_blur):
+            check_reach(each, self.capture)
         self.batch_size, self.skip_unreadable = batch_size, skip_unreadable
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(8, cores) if num_workers is None else num_workers
@@ -125,7 +130,7 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", self.blur.half_width)
+        return self._loader("val", self.val_blur.half_width)
 
     @override
     def test_dataloader(self) -> DataLoader:

@@ -61,6 +61,8 @@ class FashionMNISTDataModule(BlurDataModule):
         val_count: How many of the training images, the last ones, serve validation instead.
         blur: What training images are blurred with, one draw an image: sharp, D2, H5, V5, M5@30,
             G1, shake, a range D1..3, a mix sharp+D1+D2, or a weighted mix 0.2*sharp+0.8*shake.
+        val_blur: What validation images are blurred with; None is blur, so that of runs which train
+            on other mixes the figures do not compare.
         capture: Scales, crop and border of what the network sees.
         jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
             at random; empty is the canonical scale alone.
@@ -78,6 +80,7 @@ class FashionMNISTDataModule(BlurDataModule):
         *,
         val_count: int = 5000,
         blur: str = "sharp",
+        val_blur: str | None = None,
         capture: Capture | None = None,
         jitter: Sequence[int] = (),
         flip: bool = True,
@@ -87,6 +90,7 @@ class FashionMNISTDataModule(BlurDataModule):
     ) -> None:
         super().__init__(
             blur=blur,
+            val_blur=val_blur,
             capture=capture or Capture(canonical=SIDE, scale=SIDE, crop=SIDE),
             jitter=jitter,
             flip=flip,

@@ -55,6 +55,8 @@ class ImageNetDataModule(BlurDataModule):
             where only some are present. "folders": whatever class folders train/ holds, sorted.
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
+        val_blur: What validation images are blurred with; None is blur, so that of runs which train
+            on other mixes the figures do not compare.
         capture: Scales, crop and border of what the network sees.
         test_whole: Test and predict whole images instead of their central crops; the network must
             take any size (see `models.dense`).
@@ -76,6 +78,7 @@ class ImageNetDataModule(BlurDataModule):
         *,
         classes: Literal["imagenet", "folders"] = "imagenet",
         blur: str = "sharp",
+        val_blur: str | None = None,
         capture: Capture | None = None,
         test_whole: bool = False,
         jitter: Sequence[int] = (),
@@ -89,6 +92,7 @@ class ImageNetDataModule(BlurDataModule):
     ) -> None:
         super().__init__(
             blur=blur,
+            val_blur=val_blur,
             capture=capture,
             test_whole=test_whole,
             jitter=jitter,

@@ -42,6 +42,8 @@ class ScenesDataModule(BlurDataModule):
         scenes_seed: Which scenes; the run's seed does not change them.
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
             G4, shake, a range D2..8, a mix sharp+D2+D4, or a weighted mix 0.2*sharp+0.8*shake.
+        val_blur: What validation images are blurred with; None is blur, so that of runs which train
+            on other mixes the figures do not compare.
         capture: Scales, crop and border; scenes are drawn at the canonical scale.
         batch_size: Images in a batch.
         num_workers: Processes that draw; 0 draws each scene once and keeps it.
@@ -57,6 +59,7 @@ class ScenesDataModule(BlurDataModule):
         test_count: int = 1000,
         scenes_seed: int = 0,
         blur: str = "sharp",
+        val_blur: str | None = None,
         capture: Capture | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -64,6 +67,7 @@ class ScenesDataModule(BlurDataModule):
     ) -> None:
         super().__init__(
             blur=blur,
+            val_blur=val_blur,
             capture=capture or Capture(canonical=64, scale=64, crop=64),
             flip=False,  # a scene is turned by a little only: mirrored, it is another one
             batch_size=batch_size,

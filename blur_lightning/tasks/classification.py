@@ -113,10 +113,10 @@ class ClassificationTask(Task):
 
     @override
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Validate under the mix that is trained on: every image gets one draw, always the same."""
+        """Validate under one mix: every image gets one draw, always the same."""
         if "image" not in batch:
             return
-        blurs = self.datamodule.draw(self.datamodule.blur, batch)
+        blurs = self.datamodule.draw(self.datamodule.val_blur, batch)
         measured = self.measure(self(self.datamodule.blurred(batch, blurs)), batch)
         means = {f"val/{metric}": measured[metric].float().mean() for metric in self.metrics}
         self.log_dict(means, prog_bar=True, sync_dist=True, batch_size=len(blurs))

@@ -99,7 +99,12 @@ def _call(target: str, words: Sequence[str]) -> Any:
         number: Any = {} if path.annotation is Path else {"nargs": several}
         parser.add_argument(path.name, type=Path, help=about[path.name], **number)
     parser.add_function_arguments(function, skip={path.name for path in paths}, as_group=False)
-    arguments = dict(parser.instantiate(parser.parse_args(words[1:])).items())
+    flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
+    options = [
+        f"{word}=true" if word in flags and following not in ("true", "false") else word
+        for word, following in zip(words[1:], [*words[2:], ""], strict=True)
+    ]
+    arguments = dict(parser.instantiate(parser.parse_args(options)).items())
     return function(*[arguments.pop(path.name) for path in paths], **arguments)
 
 

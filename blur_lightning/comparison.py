@@ -8,7 +8,6 @@ would tell apart.
 import csv
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +49,9 @@ class Difference(NamedTuple):
     p_holm: float | None = None  # the same, corrected for the number of conditions
 
 
-class _Run(NamedTuple):
+class Measured(NamedTuple):
+    """A run, image by image."""
+
     folder: Path
     name: str
     fingerprint: str  # of the images
@@ -74,11 +75,11 @@ def compare(
     """
     if out is not None and (out.suffix != ".csv" or out.name == RECORDS):
         raise InputError(f"{out}: CSV is written here; end it in .csv, but not as {RECORDS}")
-    first, second = (_load(_only_file(path)) for path in (run, other))
+    first, second = (load_run(_only_file(path)) for path in (run, other))
     both = f"{first.folder} and {second.folder}"
-    if not _on_same_images(first, second):
+    if not on_same_images(first, second):
         raise InputError(f"{both} were tested on different images; test both on the same data")
-    differences = _differences(first, second, mid_p=mid_p)
+    differences = differences_of(first, second, mid_p=mid_p)
     if not differences:
         raise InputError(f"{both} share no condition or no metric; test both under the same blurs")
     print(f"run: {first.folder}\nother: {second.folder}\n\n{_text(differences)}")
@@ -87,30 +88,6 @@ def compare(
             csv.writer(file, lineterminator="\n").writerows([Difference._fields, *differences])
         print(f"\nwritten: {out}")
     return differences
-
-
-def noise_marks(runs: Sequence[Path]) -> dict[tuple[str, str, str], bool]:
-    """Which accuracies of the runs differ from the first run on the same images by noise alone.
-
-    Args:
-        runs: Folders of test runs, or their robustness.csv. Those whose images no run before has,
-            or whose images cannot be read, have no marks.
-
-    Returns:
-        (name of the run, condition, metric) -> whether the difference is within noise.
-    """
-    marks = {}
-    references: list[_Run] = []
-    for file in (file for path in runs for file in record_files(path)):
-        with suppress(InputError):  # a report needs the records alone
-            run = _load(file)
-            reference = next((r for r in references if _on_same_images(r, run)), None)
-            if reference is None:
-                references.append(run)
-            else:
-                for d in _differences(reference, run, metrics=("top1", "top5")):
-                    marks[d.other, d.condition, d.metric] = d.within_noise
-    return marks
 
 
 # Statistics
@@ -128,14 +105,16 @@ def mcnemar(only_run: int, only_other: int, *, mid_p: bool = False) -> float:
         mid_p: Count what was observed by half (Fagerland et al. 2013, BMC Med. Res. Methodol. 13,
             91), instead of in full as the exact test does.
     """
-    from scipy.stats import binom, binomtest
+    from scipy.special import bdtr
 
     n = only_run + only_other
     if n == 0:
         return 1.0
-    exact = float(binomtest(only_run, n).pvalue)
+    exact = min(1.0, 2 * float(bdtr(min(only_run, only_other), n, 0.5)))
     if not mid_p:
         return exact
+    from scipy.stats import binom
+
     observed = float(binom.pmf(only_run, n, 0.5))
     # Of two equal counts there is no mirror image that is as likely.
     return exact - (observed / 2 if only_run == only_other else observed)
@@ -174,9 +153,10 @@ def paired_interval(
     return float(low), float(high)
 
 
-def _differences(
-    run: _Run, other: _Run, *, mid_p: bool = False, metrics: Sequence[str] = METRICS
+def differences_of(
+    run: Measured, other: Measured, *, mid_p: bool = False, metrics: Sequence[str] = METRICS
 ) -> list[Difference]:
+    """Compare runs on the same images, metric by metric and condition by condition."""
     conditions = [condition for condition in run.rows if condition in other.rows]
     differences: list[Difference] = []
     for metric in metrics:
@@ -189,7 +169,9 @@ def _differences(
     return differences
 
 
-def _difference(run: _Run, other: _Run, metric: str, condition: str, *, mid_p: bool) -> Difference:
+def _difference(
+    run: Measured, other: Measured, metric: str, condition: str, *, mid_p: bool
+) -> Difference:
     first, second = (one.columns[metric][one.rows[condition]] for one in (run, other))
     run_value, other_value = (float(column.mean(dtype=np.float64)) for column in (first, second))
     counts: dict[str, Any] = {}
@@ -230,7 +212,7 @@ def _only_file(path: Path) -> Path:
     return files[0]
 
 
-def _load(file: Path) -> _Run:
+def load_run(file: Path) -> Measured:
     """Read the run that a `robustness.csv` belongs to."""
     name = read_records(file)[0].run
     columns = _read_images(file.parent / IMAGES)
@@ -239,7 +221,7 @@ def _load(file: Path) -> _Run:
     for condition in dict.fromkeys(conditions):
         found = np.flatnonzero(conditions == condition)
         rows[condition] = found[np.argsort(index[found], kind="stable")]
-    return _Run(file.parent, name, _read_fingerprint(file.parent / PROVENANCE), columns, rows)
+    return Measured(file.parent, name, _read_fingerprint(file.parent / PROVENANCE), columns, rows)
 
 
 def _read_images(file: Path) -> dict[str, np.ndarray]:
@@ -274,7 +256,8 @@ def _read_fingerprint(file: Path) -> str:
         raise InputError(f"{file}: cannot be read as JSON ({error}); repeat the test") from error
 
 
-def _on_same_images(run: _Run, other: _Run) -> bool:
+def on_same_images(run: Measured, other: Measured) -> bool:
+    """Whether two runs measured the same images under what conditions both have."""
     return run.fingerprint == other.fingerprint and all(
         np.array_equal(run.columns["index"][rows], other.columns["index"][other.rows[condition]])
         for condition, rows in run.rows.items()

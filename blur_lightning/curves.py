@@ -1,17 +1,10 @@
-"""Curves of test runs, for the report and as a picture of their own.
+"""Records of test runs sorted into lines and panels, and how each is named and drawn."""
 
-The same records give the same bytes.
-"""
-
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from blur_lightning.errors import InputError
 from blur_lightning.robustness import Record
 
 
@@ -181,9 +174,6 @@ def styles_of(sections: list[Section]) -> dict[Line, Style]:
     return styles
 
 
-# Curves
-
-
 def _axis(condition: str) -> str:
     """The axis that a condition lies on: its name without the parameter."""
     stem = re.sub(r"\d+(\.\d+)?", "", condition, count=1)
@@ -197,7 +187,8 @@ def _axis(condition: str) -> str:
     return f"{name}{direction}{part} ({unit})"
 
 
-def _panels(section: Section, metric: str) -> list[Panel]:
+def panels_of(section: Section, metric: str) -> list[Panel]:
+    """Axes of a section: a family each that was measured at two strengths or more."""
     axes: dict[str, dict[float, str]] = {}
     for name, record in section.conditions.items():
         if record.parameter is not None and name != "sharp":
@@ -210,23 +201,7 @@ def _panels(section: Section, metric: str) -> list[Panel]:
     ]
 
 
-def _draw(axes: Any, panel: Panel, styles: dict[Line, Style]) -> None:
-    measure = measure_of(panel.metric)
-    for line, cells in panel.section.lines.items():
-        known = {x: cells.get((name, panel.metric)) for x, name in panel.points.items()}
-        drawn = {x: cell for x, cell in known.items() if cell is not None}
-        columns = ([c.value, c.low, c.high] for c in drawn.values())
-        scaled = [[math.nan if y is None else y * measure.factor for y in c] for c in columns]
-        value, low, high = zip(*scaled, strict=True) if scaled else ((), (), ())
-        style = styles[line]
-        curve = axes.plot([*drawn], value, color=style.colour, marker=style.mark, markersize=4)
-        curve[0].set_clip_on(False)  # whole marks at 0 and 100 %
-        axes.fill_between([*drawn], low, high, color=style.colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel=panel.axis, ylabel=title(measure), xticks=[*panel.points])
-    axes.set_ylim(_limits(panel, measure))
-
-
-def _limits(panel: Panel, measure: Measure) -> tuple[float, float]:
+def limits_of(panel: Panel, measure: Measure) -> tuple[float, float]:
     """Ends of the vertical axis, the same for all families so that they can be compared."""
     ends = [
         end * measure.factor
@@ -236,64 +211,3 @@ def _limits(panel: Panel, measure: Measure) -> tuple[float, float]:
         if metric == panel.metric and end is not None and math.isfinite(end)
     ]
     return min([*ends, 0.0]), measure.top or 1.05 * max(ends, default=0.0) or 1.0
-
-
-def _svg(rows: list[list[Panel]], styles: dict[Line, Style], *, alone: bool) -> str:
-    """Panels as SVG with live text: alone on white with a legend, or to be set into the page."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    first, columns = rows[0][0], max(map(len, rows))
-    salt = "/".join((first.section.dataset, first.axis, first.metric))  # ids differ on one page
-    with style.context(["default", RC | {"svg.hashsalt": salt}]):
-        figure = Figure((3.3 * columns, 2.6 * len(rows) + 0.3 * alone), layout="constrained")
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for axes, panel in zip(grid.flat, _padded(rows, columns), strict=True):
-            if panel is None:
-                axes.set_axis_off()
-            else:
-                _draw(axes, panel, styles)
-        if alone:
-            for row, panels in zip(grid, rows, strict=True):
-                row[0].set_title(panels[0].section.dataset, loc="left")
-            keys = {s.label: Line2D([], [], color=s.colour, marker=s.mark) for s in styles.values()}
-            figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=columns)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        paper = "white" if alone else "none"
-        figure.savefig(buffer, format="svg", metadata=nothing, facecolor=paper)
-    return buffer.getvalue()
-
-
-def _padded(rows: list[list[Panel]], columns: int) -> list[Panel | None]:
-    return [panel for row in rows for panel in [*row, *[None] * (columns - len(row))]]
-
-
-def figure_svg(sections: list[Section], figure: Path) -> str:
-    """The top-1 curves as a picture of their own."""
-    shown = [section for section in sections if "top1" in metrics_of([section])]
-    rows = [panels for section in shown if (panels := _panels(section, "top1"))]
-    if not rows:
-        raise InputError(f"{figure}: no curve to draw; test top-1 under two strengths of a blur")
-    return _svg(rows, styles_of(shown), alone=True)
-
-
-def curves_html(section: Section, styles: dict[Line, Style]) -> str:
-    """The panels of a section for the page, under a legend."""
-    metrics = metrics_of([section])
-    rows = ""
-    for metric in [m for m in ("top1", "entropy") if m in metrics] or metrics[:1]:
-        drawings = (_svg([[panel]], styles, alone=False) for panel in _panels(section, metric))
-        figures = "".join(f"<figure>{_inline(drawing)}</figure>" for drawing in drawings)
-        rows += f'<div class="panels">{figures}</div>' if figures else ""
-    if not rows:
-        return ""
-    own = [styles[line] for line in section.lines]
-    keys = (f'<li><b style="color:{s.colour}">{s.glyph}</b> {escape(s.label)}</li>' for s in own)
-    return f'<h3>{escape(section.dataset)}</h3><ul class="keys">{"".join(keys)}</ul>{rows}'
-
-
-def _inline(svg: str) -> str:
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])  # figure_1 in every drawing
-    return svg.replace(INK, "currentColor").replace(RULE, "var(--rule)")

@@ -1,35 +1,28 @@
 """Records of test runs to one self-contained HTML page.
 
-The tables have the form of Table 3 of Vasiljevic, Chakrabarti and Shakhnarovich 2016
-(arXiv:1611.05760). The same records give the same bytes.
+The same records give the same bytes.
 """
 
 import base64
 import json
-import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from blur_lightning.comparison import noise_marks
 from blur_lightning.curves import (
-    Cell,
     Cells,
     Line,
-    Measure,
     Section,
-    curves_html,
-    figure_svg,
     measure_of,
-    metrics_of,
     sections_of,
     styles_of,
-    title,
     value_text,
 )
 from blur_lightning.errors import InputError
+from blur_lightning.explorer import library, page_data, scripts_html
+from blur_lightning.figures import DRAWN, curves_html, figure_svg, write_figures
 from blur_lightning.findings import (
     TRIAL,
     diaries_html,
@@ -38,6 +31,8 @@ from blur_lightning.findings import (
     paper_text,
     summaries_html,
 )
+from blur_lightning.matrix import tables_html
+from blur_lightning.pairs import noise_marks, paired_runs
 from blur_lightning.robustness import (
     PROVENANCE,
     RECORDS,
@@ -46,6 +41,7 @@ from blur_lightning.robustness import (
     record_files,
     replacing,
 )
+from blur_lightning.serving import serve as serve_page
 
 PICTURES = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -59,7 +55,14 @@ class Run(NamedTuple):
 
 
 def report(
-    runs: list[Path], *, out: Path, figure: Path | None = None, paper: list[str] | None = None
+    runs: list[Path],
+    *,
+    out: Path,
+    figure: Path | None = None,
+    figures: Path | None = None,
+    paper: list[str] | None = None,
+    serve: bool = False,
+    port: int = 0,
 ) -> None:
     """Write one HTML page with the curves, tables and pictures of finished tests.
 
@@ -70,14 +73,36 @@ def report(
         runs: Folders of test runs, searched for robustness.csv at any depth, or such files.
         out: The page to write; ends in .html.
         figure: Also write the top-1 curves as a picture of their own; ends in .svg.
+        figures: Folder for every curve as PNG and PDF, as wide as a journal's column.
         paper: Tables of papers to show beside what was measured, e.g. [vasiljevic2016_table3];
             a cell that no run measured says why.
+        serve: Show the page on 127.0.0.1 until Ctrl-C, and renew it when runs have new records.
+        port: Port of --serve; 0 takes a free one.
     """
     for path, suffix in ((out, ".html"), (figure, ".svg")):
         if path is not None and path.suffix != suffix:  # a slip must not replace a run's records
             raise InputError(f"{path}: {suffix[1:].upper()} is written here; end it in {suffix}")
-    reasons = failures(runs) if paper else {}
-    loaded = _load([path for path in runs if not (reasons and _only_failed(path))])
+
+    def write() -> str:
+        return _write(runs, out=out, figure=figure, figures=figures, paper=paper)
+
+    if serve:
+        serve_page(runs, write, port=port)
+    else:
+        write()
+
+
+def _write(
+    paths: list[Path],
+    *,
+    out: Path,
+    figure: Path | None,
+    figures: Path | None,
+    paper: list[str] | None,
+) -> str:
+    """Write the page and the figures that were asked for; returns the page."""
+    reasons = failures(paths) if paper else {}
+    loaded = _load([path for path in paths if not (reasons and _only_failed(path))])
     if not loaded and not reasons:
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
@@ -89,9 +114,12 @@ def report(
     written = {out: _page(loaded, sections, papers)}
     if figure is not None:
         written[figure] = figure_svg(sections, figure)
+    if figures is not None:
+        write_figures(sections, figures)
     for path, text in written.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    return written[out]
 
 
 def _only_failed(path: Path) -> bool:
@@ -135,73 +163,12 @@ def _sentence(line: Line, cells: Cells, label: str) -> str:
     return f"<p><b>{escape(label)}</b> {escape(f'{text}, {end}')}.</p>"
 
 
-def _tables(section: Section, metric: str) -> str:
-    tables = ""
-    for model, scale in dict.fromkeys((line.model, line.scale) for line in section.lines):
-        columns = {
-            line.trained_on: [cells.get((name, metric)) for name in section.conditions]
-            for line, cells in section.lines.items()
-            if (line.model, line.scale) == (model, scale)
-        }
-        measured = [cell for column in columns.values() for cell in column if cell]
-        if measured:
-            sizes = " / ".join(dict.fromkeys(cell.n for cell in measured))
-            caption = f"{model} on {section.dataset}, network scale {scale} px, n = {sizes}"
-            tables += _table(caption, columns, section.conditions, measure_of(metric))
-    return tables
-
-
-def _table(
-    caption: str, columns: dict[str, list[Cell | None]], names: Iterable[str], measure: Measure
-) -> str:
-    heads = ""
-    for trained_on, cells in columns.items():
-        runs = max(cell.runs if cell else 0 for cell in cells)
-        note = f"<br><small>mean of {runs} runs</small>" if runs > 1 else ""
-        heads += f'<th scope="col">{escape(trained_on)}{note}</th>'
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{_row(row, measure)}</tr>'
-        for name, row in zip(names, zip(*columns.values(), strict=True), strict=True)
-        if any(row)
-    )
-    return (
-        f'<h3>{escape(caption)}</h3><div class="wide"><table><thead>'
-        f'<tr><th rowspan="2">test blur</th><th colspan="{len(columns)}">trained on</th></tr>'
-        f"<tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _row(row: tuple[Cell | None, ...], measure: Measure) -> str:
-    texts = [value_text(cell.value, measure) if cell else "-" for cell in row]
-    values = [cell.value for cell in row if cell and math.isfinite(cell.value)]
-    # Compared as shown: what looks alike is equally good.
-    best = (
-        value_text(measure.best(values), measure)
-        if measure.best and len(row) > 1 and values
-        else ""
-    )
-    html = ""
-    for cell, text in zip(row, texts, strict=True):
-        interval = ""
-        if cell and cell.low is not None and cell.high is not None:
-            ends = f"{value_text(cell.low, measure)}\N{EN DASH}{value_text(cell.high, measure)}"
-            interval = f" <small>{ends}</small>"
-        mark = " ≈" if cell and cell.noise else ""
-        html += f"<td>{f'<b>{text}</b>' if text == best else text}{mark}{interval}</td>"
-    return html
-
-
-def _switch(sections: list[Section]) -> str:
-    """The tables of all metrics, of which the radio buttons show one; it takes no script."""
-    buttons = blocks = rules = ""
-    for i, metric in enumerate(metrics_of(sections)):
-        measure = measure_of(metric)
-        buttons += f'<input type="radio" name="metric" id="m{i}"{"" if i else " checked"}>'
-        buttons += f'<label for="m{i}">{escape(title(measure))}</label>'
-        tables = "".join(_tables(section, metric) for section in sections)
-        blocks += f'<div class="metric m{i}">{tables}</div>'
-        rules += f"#m{i}:checked~.m{i}{{display:block}}"
-    return f'<style>{rules}</style><div class="switch">{buttons}{blocks}</div>'
+def _summary(sentences: list[str]) -> str:
+    """The sentences, folded where they would fill the first screen."""
+    html = "".join(sentences)
+    if len(sentences) <= DRAWN:
+        return html
+    return f"<details><summary>{len(sentences)} networks, a sentence each</summary>{html}</details>"
 
 
 def _examples(runs: list[Run], section: Section) -> str:
@@ -212,7 +179,7 @@ def _examples(runs: list[Run], section: Section) -> str:
         shown = [name for name in section.conditions if name in pictures]
         if shown and any(record.dataset == section.dataset for record in run.records):
             strips = "".join(_strip(name, pictures[name]) for name in shown)
-            return f"<h3>{escape(section.dataset)}</h3>{strips}"
+            return f'<h3>{escape(section.dataset)}</h3><div class="strips">{strips}</div>'
     return ""
 
 
@@ -223,12 +190,12 @@ def _strip(condition: str, file: Path) -> str:
     return f'<figure class="strip"><figcaption>{name}</figcaption>{image}</figure>'
 
 
-def _origin(run: Run) -> str:
+def _origin(place: int, run: Run) -> str:
     """Where a run's numbers are from: whatever its provenance says, the configuration folded."""
     names = " / ".join(dict.fromkeys(record.run for record in run.records))
     sizes = " / ".join(dict.fromkeys(f"{record.n:,}" for record in run.records))
     facts = {"n": sizes} | {key: v for key, v in run.provenance.items() if key != "config"}
-    html = f"<h3>{escape(names)}</h3>{_facts(facts)}"
+    html = f'<h3 id="run-{place}">{escape(names)}</h3>{_facts(facts)}'
     if run.provenance.get("config"):
         config = escape(json.dumps(run.provenance["config"], indent=2, ensure_ascii=False))
         html += f"<details><summary>configuration</summary><pre>{config}</pre></details>"
@@ -249,21 +216,30 @@ def _facts(value: Any) -> str:
 
 def _page(runs: list[Run], sections: list[Section], papers: str) -> str:
     styles = styles_of(sections)
-    marks = noise_marks([run.folder for run in runs]) if len(runs) > 1 else {}
+    pairs = paired_runs([run.folder for run in runs]) if len(runs) > 1 else []
+    marks = noise_marks(pairs)
     sections = [section.marked(marks) for section in sections]
     records = [record for run in runs for record in run.records]
     every = [item for section in sections for item in section.lines.items()]
-    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return Template(page).substitute(
-        summary="".join(_sentence(line, cells, styles[line].label) for line, cells in every),
-        curves="".join(curves_html(section, styles) for section in sections) or NONE,
-        tables=_switch(sections),
-        summaries=summaries_html(records) or NONE,
-        papers=f"<h2>Beside the papers</h2>{papers}" if papers else "",
-        diaries=diaries_html(run.folder for run in runs) or NONE,
-        examples="".join(_examples(runs, section) for section in sections) or NONE,
-        origins="".join(_origin(run) for run in runs),
-    )
+    names = [(run.records[0].run, run.records[0].trained_on) for run in runs]
+    places = {name: i for i, (name, _) in reversed([*enumerate(names)])}
+    scripts, policy = scripts_html(page_data(sections, styles, names, pairs))
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    parts = {
+        "policy": policy,
+        "summary": _summary([_sentence(line, c, styles[line].label) for line, c in every]),
+        "curves": "".join(curves_html(section, styles) for section in sections) or NONE,
+        "tables": tables_html(sections, places),
+        "summaries": summaries_html(records) or NONE,
+        "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",
+        "diaries": diaries_html(run.folder for run in runs) or NONE,
+        "examples": "".join(_examples(runs, section) for section in sections) or NONE,
+        "origins": "".join(_origin(i, run) for i, run in enumerate(runs)),
+        "scripts": scripts,
+    }
+    size = sum(len(text.encode()) for text in (template, *parts.values()))
+    sizes = {"size": f"{size / 1e6:.2f}", "library": f"{len(library().encode()) / 1e6:.2f}"}
+    return Template(template).substitute(parts | sizes)
 
 
 NONE = "<p>none</p>"

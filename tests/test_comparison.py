@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from blur_lightning import comparison
-from blur_lightning.comparison import compare, holm, mcnemar, noise_marks, paired_interval
+from blur_lightning.comparison import compare, holm, mcnemar, paired_interval
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import bootstrap_interval, read_records, summarize, write_run
 
@@ -287,34 +287,6 @@ def test_a_provenance_without_a_fingerprint_is_named(runs, content, message):
     if content is not None:
         file.write_text(content)
     refused(*runs, message=f"^{re.escape(str(file))}: {message}")
-
-
-# Marks for the report
-
-
-def test_marks_say_what_a_comparison_with_the_first_run_says(runs, tmp_path):
-    third = written(tmp_path / "c", measured(3))
-    marks = noise_marks([*runs, third])
-    expected = {
-        (d.other, d.condition, d.metric): d.within_noise
-        for other in (runs[1], third)
-        for d in compare(runs[0], other)
-        if d.metric in ("top1", "top5")
-    }
-    assert marks == expected
-    assert set(marks.values()) == {True, False}
-    assert noise_marks([tmp_path]) == marks  # a folder stands for all runs in it
-
-
-def test_runs_on_other_images_or_without_images_have_no_marks(runs, tmp_path):
-    elsewhere = {"data": {"fingerprint": {"test": "def"}}}
-    third = written(tmp_path / "c", measured(3), elsewhere)
-    assert {name for name, _, _ in noise_marks([runs[0], third, runs[1]])} == {"b"}
-    fourth = written(tmp_path / "d", measured(4), elsewhere)
-    assert {name for name, _, _ in noise_marks([runs[0], third, fourth])} == {"d"}
-    (runs[1] / "images.parquet").unlink()
-    assert noise_marks(runs) == {}
-    assert noise_marks([]) == {}
 
 
 def test_the_interval_of_paired_shares_is_that_of_resampled_images():

@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 
 from blur_lightning.diary_chart import diary_svg
 from blur_lightning.errors import InputError
 from blur_lightning.measures import (
     ALEXNET_ERRORS,
     BLURS_OF_IMAGENET_C,
+    Curve,
     corruption_error,
     curve_records,
     mean_corruption_error,
@@ -19,7 +21,7 @@ from blur_lightning.published import compare_with_paper, experiment_text, table_
 from blur_lightning.robustness import Record
 
 TRIAL, DIARY = "trial.json", "diary.csv"
-_RUN = ("data", "network", "trained on", "scale", "run")  # heads of what names a run
+_NETWORK = ("data", "network", "trained on", "scale")
 
 
 def failures(paths: Iterable[Path]) -> dict[str, str]:
@@ -53,25 +55,21 @@ def summaries_html(records: Sequence[Record]) -> str:
 
 
 def _curves(records: Sequence[Record]) -> str:
-    rows = [
-        (
-            *(
-                c.dataset,
-                c.model,
-                c.trained_on,
-                c.scale,
-                c.run,
-                c.family,
-                f"{c.from_:g} to {c.to:g}",
-            ),
-            f"{100 * c.area:.1f}",
-            "beyond" if c.half is None else f"{c.half:.2f}",
-        )
-        for c in curve_records(records)
-        if c.metric == "top1"
-    ]
-    heads = [*_RUN, "blur", "range", "area (%)", "half at"]
-    return _table("Top-1 over a family of blurs", heads, rows, names=7)
+    """Area and half of top-1, the means of the runs that repeat a curve."""
+    repeats: dict[tuple[str, ...], list[Curve]] = {}
+    for c in curve_records(records):
+        if c.metric == "top1":
+            span = f"{c.from_:g} to {c.to:g}"
+            key = (c.dataset, c.model, c.trained_on, c.scale, c.family, span)
+            repeats.setdefault(key, []).append(c)
+    rows = []
+    for names, curves in repeats.items():
+        halves = [curve.half for curve in curves if curve.half is not None]
+        half = f"{fmean(halves):.2f}" if len(halves) == len(curves) else "beyond"
+        area = fmean(curve.area for curve in curves)
+        rows.append((*names, str(len(curves)), f"{100 * area:.1f}", half))
+    heads = [*_NETWORK, "blur", "range", "runs", "area (%)", "half at"]
+    return _table("Top-1 over a family of blurs", heads, rows, names=6)
 
 
 def _corruptions(records: Sequence[Record]) -> str:
@@ -94,7 +92,9 @@ def _corruptions(records: Sequence[Record]) -> str:
                     rows.append((*run, variant, denominator, *texts))
     families = [name.removesuffix("_blur") for name in BLURS_OF_IMAGENET_C]
     title = "Corruption errors of ImageNet-C's blurs (%, AlexNet is 100)"
-    return _table(title, [*_RUN, "blurs", "AlexNet by", *families, "mean"], rows, names=7)
+    return _table(
+        title, [*_NETWORK, "run", "blurs", "AlexNet by", *families, "mean"], rows, names=7
+    )
 
 
 def _error(records: Sequence[Record], family: str, *, denominator: str, legacy: bool) -> float:

@@ -12,13 +12,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
 
+from blur_lightning.tracking import Tracker
+
 
 class Trainer(lightning.Trainer):
     """Lightning's Trainer; see its documentation for all arguments.
 
     Args:
         default_root_dir: Folder of the run: records, pictures, checkpoints, logs.
-        logger: Trackers; None or true writes CSV below the run's folder.
+        logger: Trackers; None or true is W&B (a `Tracker`) and CSV below the run's folder, false
+            is none.
         callbacks: Callbacks; checkpoints go to checkpoints/ in the run's folder unless one says
             otherwise.
         limit_train_batches: Number of batches an epoch (1 is one), or share of them (1.0 is all).
@@ -53,9 +56,11 @@ class Trainer(lightning.Trainer):
             folder = Path(default_root_dir) / "checkpoints"
             # One file, replaced after each epoch: `fit --ckpt_path last` goes on from it.
             callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+        if logger in (None, True):
+            logger = [CSVLogger(default_root_dir, name="logs"), Tracker()]
         super().__init__(
             default_root_dir=default_root_dir,
-            logger=CSVLogger(default_root_dir, name="logs") if logger in (None, True) else logger,
+            logger=logger,
             callbacks=callbacks,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
@@ -68,6 +73,9 @@ class Trainer(lightning.Trainer):
             use_distributed_sampler=False,
             **kwargs,
         )
+        for tracker in self.loggers:
+            if isinstance(tracker, Tracker):
+                tracker.folder = Path(default_root_dir)
 
     @override
     def fit(self, *args: Any, test: bool = True, **kwargs: Any) -> None:

@@ -31,8 +31,17 @@ def trial(folder, error, **parameters):
 def test_a_curve_is_summarised_by_its_area_and_where_it_has_halved():
     html = summaries_html([of("sharp", 0.8), of("D2", 0.6), of("D4", 0.2)])
     # Trapezoids: (0.7 + 0.4) / 2; half of 0.8 lies in the middle between 0.6 and 0.2.
-    assert "<td>55.0</td><td>3.00</td>" in html
+    assert "<td>1</td><td>55.0</td><td>3.00</td>" in html
     assert '<th scope="row">0 to 4</th>' in html
+
+
+def test_curves_of_several_runs_are_summarised_by_their_mean():
+    first = [of("sharp", 0.8), of("D4", 0.2)]
+    second = [record._replace(run="b", value=record.value + 0.1) for record in first]
+    html = summaries_html([*first, *second])
+    assert html.count("<tr>") == 2
+    # Halves lie at 2.667 and, of 0.9, at 3.
+    assert "<td>2</td><td>55.0</td><td>2.83</td>" in html
 
 
 def test_errors_of_imagenet_c_have_both_denominators():

@@ -210,6 +210,9 @@ class Task(LightningModule, ABC):
             assert self._examples
             self._examples.publish(self.run_folder / "examples")
             self.measurements.remove()
+            for logger in self.loggers:
+                if hasattr(logger, "log_test"):
+                    logger.log_test(self.run_folder, records)
             print(f"\n\n{robustness.table(records)}")
             print(f"\nwritten: {self.run_folder / robustness.RECORDS}")
 
@@ -278,10 +281,7 @@ class Task(LightningModule, ABC):
             "precision": str(self.trainer.precision),
             "weights": weights_hash(self.net),
             "normalization": {"mean": list(self.mean), "std": list(self.std)},
-            "kernel_banks": {
-                **data.pop("kernel_banks"),
-                **{k: v for b in banks for k, v in b.items()},
-            },
+            "kernel_banks": data.pop("kernel_banks") | {k: v for b in banks for k, v in b.items()},
             "data": data,
             "environment": environment(),
             "config": self.run_config,

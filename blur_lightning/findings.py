@@ -24,13 +24,14 @@ TRIAL, DIARY = "trial.json", "diary.csv"
 _NETWORK = ("data", "network", "trained on", "scale")
 
 
-def failures(paths: Iterable[Path]) -> dict[str, str]:
-    """Errors of failed trials of sweeps, by the blur that they were to train on; "" is any."""
+def failures(paths: Iterable[Path], table: str) -> dict[str, str]:
+    """Errors of failed trials of a paper's sweeps, by the blur to train on; "" is any."""
+    paper = f"experiments/{table.split('_')[0]}"  # of vasiljevic2016_table3: tables share runs
     reasons: dict[str, str] = {}
     for file in (file for path in paths if path.is_dir() for file in sorted(path.rglob(TRIAL))):
         try:
             trial = json.loads(file.read_text(encoding="utf-8"))
-            if trial["status"] == "failed":
+            if trial["status"] == "failed" and any(paper in w for w in trial["command"]):
                 reasons.setdefault(str(trial["parameters"].get("data.blur", "")), trial["error"])
         except (ValueError, KeyError, OSError, AttributeError) as error:
             raise InputError(f"{file}: no record of a trial ({error}); remove it") from error

@@ -178,8 +178,10 @@ def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> Non
 def _network_name(spec: Namespace, model: Task) -> str:
     """Tell networks apart that are of one class: resnet18 and resnet34 are both a ResNet."""
     arguments = spec.get("init_args", {})
-    if isinstance(arguments.get("net"), Namespace):  # wrapped
-        return _network_name(arguments.net, model)
+    if isinstance(arguments.get("net"), Namespace):
+        inner, wrapper = _network_name(arguments.net, model), spec.class_path.rpartition(".")[-1]
+        # Another way to see images gives other numbers; a checkpoint stands in trained_on.
+        return f"{wrapper}:{inner}" if wrapper[0].isupper() else inner
     if "model_name" in arguments:  # of timm.create_model, tag included
         return str(arguments.model_name)
     made_by_timm = hasattr(model.net, "pretrained_cfg")

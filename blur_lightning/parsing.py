@@ -52,7 +52,12 @@ def explain(error: ParseError, words: Sequence[str]) -> str:
         if problem:
             return one_line(f"{file}: not YAML: {problem}")
     key, reason = _key_and_reason(str(error))
-    return one_line(f"{_place(key, words, files)}: {reason}" if key else reason)
+    place = _place(key, words, files)
+    if "no such option" in reason and place.startswith("--model.net."):
+        # What a function takes as **kwargs is known to nobody before it is called.
+        leaf = place.split(".")[-1]
+        reason += f"; an argument that is only handed on is --model.net.dict_kwargs.{leaf}"
+    return one_line(f"{place}: {reason}" if key else reason)
 
 
 def _key_and_reason(report: str) -> tuple[str, str]:
@@ -77,7 +82,7 @@ def _key_and_reason(report: str) -> tuple[str, str]:
             "Parser key" in x for x in lines[number + 1 :]
         ):
             value = re.search(r"Given value: (.*)", report)
-            types = line.removeprefix("Subtypes: [").rstrip("]")
+            types = line.removeprefix("Subtypes: [").removesuffix("]")
             return ".".join(keys), f"{value[1] if value else ''!r} is none of: {types}"
         elif not line.startswith(("Does not validate", "Subtypes:", "Errors:")):
             return ".".join(keys), line

@@ -114,7 +114,8 @@ def compare_with_paper(
 
 def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str]) -> Iterator[Row]:
     like = [record for record in records if _key(record) == _key(cell)]
-    same = [record for record in like if record.dataset == cell.dataset]
+    # The papers see whole images wherever the network can.
+    same = [r for r in like if r.dataset.removesuffix(" (crop whole)") == cell.dataset]
     for section in curves.sections_of(same):
         for line, cells in section.lines.items():
             yield Row(cell, line.model, cells[cell.condition, cell.metric])
@@ -130,8 +131,9 @@ def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str])
 
 def _key(figure: Cell | Record) -> tuple[str, ...]:
     network = figure.model if isinstance(figure, Record) else f"{figure.model}{_remark(figure)}"
-    # timm's tag names the weights; what was done beyond a test stands in parentheses.
-    network = re.sub(r"\.\S+", "", network)
+    # Before a colon stands a wrapper, after a point timm's tag; what was done beyond a test stands
+    # in parentheses.
+    network = re.sub(r"^\w+:|\.\S+", "", network)
     return network, figure.trained_on, str(figure.scale), figure.condition, figure.metric
 
 

@@ -60,7 +60,7 @@ def report(
     out: Path,
     figure: Path | None = None,
     figures: Path | None = None,
-    paper: list[str] | None = None,
+    paper: list[str] | str | None = None,
     serve: bool = False,
     port: int = 0,
 ) -> None:
@@ -74,8 +74,8 @@ def report(
         out: The page to write; ends in .html.
         figure: Also write the top-1 curves as a picture of their own; ends in .svg.
         figures: Folder for every curve as PNG and PDF, as wide as a journal's column.
-        paper: Tables of papers to show beside what was measured, e.g. [vasiljevic2016_table3];
-            a cell that no run measured says why.
+        paper: A table of a paper, or a list of them, to show beside what was measured, e.g.
+            vasiljevic2016_table3; a cell that no run measured says why.
         serve: Show the page on 127.0.0.1 until Ctrl-C, and renew it when runs have new records.
         port: Port of --serve; 0 takes a free one.
     """
@@ -83,8 +83,10 @@ def report(
         if path is not None and path.suffix != suffix:  # a slip must not replace a run's records
             raise InputError(f"{path}: {suffix[1:].upper()} is written here; end it in {suffix}")
 
+    tables = [paper] if isinstance(paper, str) else paper or []
+
     def write() -> str:
-        return _write(runs, out=out, figure=figure, figures=figures, paper=paper)
+        return _write(runs, out=out, figure=figure, figures=figures, tables=tables)
 
     if serve:
         serve_page(runs, write, port=port)
@@ -98,17 +100,17 @@ def _write(
     out: Path,
     figure: Path | None,
     figures: Path | None,
-    paper: list[str] | None,
+    tables: list[str],
 ) -> str:
     """Write the page and the figures that were asked for; returns the page."""
-    reasons = failures(paths) if paper else {}
-    loaded = _load([path for path in paths if not (reasons and _only_failed(path))])
-    if not loaded and not reasons:
+    loaded = _load([path for path in paths if not (tables and _only_failed(path))])
+    if not loaded and not tables:
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
     sections = sections_of(records)
     papers = ""
-    for table in paper or ():
+    for table in tables:
+        reasons = failures(paths, table)
         print(paper_text(table, records, reasons))
         papers += paper_html(table, records, reasons)
     written = {out: _page(loaded, sections, papers)}

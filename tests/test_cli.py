@@ -477,3 +477,8 @@ def test_the_program_runs_as_a_module_and_returns_its_status():
     assert done.stderr.splitlines() == [
         "error: 'nothing' is no command; see python -m blur_lightning --help"
     ]
+
+
+def test_an_argument_of_a_networks_keywords_is_hinted_at(error):
+    line = error("test", "--model.net", "timm.create_model", "--model.net.num_classes", "3")
+    assert "--model.net.dict_kwargs.num_classes" in line

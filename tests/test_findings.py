@@ -24,7 +24,8 @@ def of(condition, value, **changes):
 
 def trial(folder, error, **parameters):
     folder.mkdir(parents=True)
-    content = {"status": "failed", "error": error, "parameters": parameters}
+    command = ["-m", "blur_lightning", "fit", "--config", "experiments/vasiljevic2016_table3.yaml"]
+    content = {"status": "failed", "error": error, "parameters": parameters, "command": command}
     (folder / "trial.json").write_text(json.dumps(content))
 
 
@@ -56,7 +57,8 @@ def test_errors_of_imagenet_c_have_both_denominators():
 
 def test_failed_trials_say_why_a_cell_of_a_paper_is_missing(tmp_path):
     trial(tmp_path / "a", "there is no folder data/imagenet/val", **{"data.blur": "D8"})
-    reasons = failures([tmp_path])
+    assert failures([tmp_path], "kim_table3_4") == {}
+    reasons = failures([tmp_path], "vasiljevic2016_table3")
     assert reasons == {"D8": "there is no folder data/imagenet/val"}
     text = paper_text("vasiljevic2016_table3", [], reasons)
     lines = [line for line in text.splitlines() if " D8 " in line and "sharp+D8" not in line]
@@ -67,7 +69,7 @@ def test_failed_trials_say_why_a_cell_of_a_paper_is_missing(tmp_path):
 def test_a_trial_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "trial.json").write_text("{")
     with pytest.raises(InputError, match=r"trial\.json: no record of a trial"):
-        failures([tmp_path])
+        failures([tmp_path], "kim_table3_4")
 
 
 def test_a_report_shows_a_paper_where_every_trial_failed(tmp_path, capsys):

@@ -97,6 +97,7 @@ class Capture:
         """What differs from the defaults, scales apart: "light linear, rim area"; "" is nothing."""
         names = ("border", "rim", "interpolation", "light", "order", "jpeg_quality")
         changed = [name for name in names if getattr(self, name) != getattr(Capture, name)]
+        changed = ["crop", *changed] if self.whole else changed
         return ", ".join(f"{name} {getattr(self, name)}" for name in changed)
 
     @property

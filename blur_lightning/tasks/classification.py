@@ -76,13 +76,17 @@ class ClassificationTask(Task):
             raise InputError(
                 f"model: the loss is {loss.item()} at step {self.global_step}, images "
                 f"{batch['index'].tolist()}; lower --model.optimizer.lr or set "
-                "--trainer.gradient_clip_val 1, and go on with --ckpt_path last: the checkpoint of "
-                "the last whole epoch is kept"
+                f"--trainer.gradient_clip_val 1, and {self._restart()}"
             )
         self.log("train/loss", loss, prog_bar=True)
         hits = logits.detach().argmax(dim=1) == batch["label"]
         self._diary.add(self.current_epoch, batch["index"], batch["blur"], losses, hits)
         return loss
+
+    def _restart(self) -> str:
+        if (self.run_folder / "checkpoints" / "last.ckpt").exists():
+            return "go on with --ckpt_path last: the checkpoint of the last whole epoch is kept"
+        return "start again: there is no checkpoint yet"
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -172,5 +176,6 @@ class ClassificationTask(Task):
         if logits.ndim != 2 or logits.shape[1] != needed:
             raise InputError(
                 f"model.net: its output {tuple(logits.shape)} is not (images, classes) with "
-                f"the {needed} classes of the data; for timm add --model.net.num_classes {needed}"
+                f"the {needed} classes of the data; for timm add "
+                f"--model.net.dict_kwargs.num_classes {needed}"
             )

@@ -448,3 +448,13 @@ def test_text_from_files_is_escaped_in_html():
     assert "a &lt; b &amp; c" in html
     assert not re.search("<(script|b)>", html)
     assert "a &lt; b" in table_html(compare_with_paper(cell.table, [], {"": "a < b"}))
+
+
+def test_a_dense_network_on_whole_images_is_the_papers():
+    runs = [
+        run._replace(model=f"Dense:{run.model}.tv_in1k", dataset="imagenet (crop whole)")
+        for run in runs_of("vasiljevic2016_table1")
+    ]
+    rows = compare_with_paper("vasiljevic2016_table1", runs, {})
+    assert all(row.measured and row.difference == 0 for row in rows)
+    assert {row.network for row in rows} == {"Dense:vgg16.tv_in1k"}

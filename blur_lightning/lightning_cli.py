@@ -165,6 +165,8 @@ def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> Non
     """Give arguments that were meant for a class since replaced the new class's defaults."""
     parameters = inspect.signature(_imported(spec.class_path)).parameters
     for name in left_behind(key, words):
+        if name in spec.get("dict_kwargs", {}):
+            del spec.dict_kwargs[name]
         if name not in spec.get("init_args", {}):
             continue
         if name not in parameters:  # one of **kwargs

@@ -482,3 +482,9 @@ def test_the_program_runs_as_a_module_and_returns_its_status():
 def test_an_argument_of_a_networks_keywords_is_hinted_at(error):
     line = error("test", "--model.net", "timm.create_model", "--model.net.num_classes", "3")
     assert "--model.net.dict_kwargs.num_classes" in line
+
+
+def test_a_replaced_network_leaves_no_keywords_behind(command):
+    former = ["--model.net", "timm.create_model", "--model.net.model_name", "test_resnet"]
+    former += ["--model.net.dict_kwargs.drop_rate", "0.1"]
+    assert read_records(command("test", *former, "--model.net", "nets.MeanColour"))

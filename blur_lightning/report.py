@@ -12,6 +12,7 @@ from string import Template
 from typing import Any, NamedTuple
 
 from blur_lightning.curves import (
+    Cell,
     Cells,
     Line,
     Section,
@@ -146,6 +147,13 @@ def _provenance(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _overlap(one: Cell, other: Cell) -> bool:
+    """Whether two intervals have values in common; unknown ones have not."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return one.low <= other.high and other.low <= one.high
+
+
 def _sentence(line: Line, cells: Cells, label: str) -> str:
     """One network in a sentence: how good it is on sharp images, and where it is worst."""
     metrics = [metric for _, metric in cells]
@@ -160,6 +168,8 @@ def _sentence(line: Line, cells: Cells, label: str) -> str:
 
     change = "rises" if found[worst].value > found[first].value else "falls"
     end = f"{change} to {value(worst)} at {worst}" if worst != first else "no worse elsewhere"
+    if worst != first and _overlap(found[first], found[worst]):
+        end = f"{value(worst)} at {worst}, the worst, which the intervals do not tell apart"
     runs = f", mean of {found[first].runs} runs" if found[first].runs > 1 else ""
     text = f"on {line.dataset}, n = {found[first].n}{runs}: {measure.title} {value(first)} {first}"
     return f"<p><b>{escape(label)}</b> {escape(f'{text}, {end}')}.</p>"

@@ -336,3 +336,14 @@ def test_what_cannot_be_read_is_named_and_the_old_page_stays(tmp_path):
     with pytest.raises(InputError, match="nothing to report"):
         report([], out=out)
     assert out.read_text() == "old"
+
+
+def test_a_sentence_says_where_the_intervals_tell_nothing_apart(tmp_path):
+    fields = {"run": "r", "model": "net", "trained_on": "original", "dataset": "d", "n": 20}
+    records = [
+        Record(*fields.values(), c, "disk", p, "28", "top1", v, v - 0.1, v + 0.1)
+        for c, p, v in (("sharp", 0.0, 0.5), ("D4", 4.0, 0.45))
+    ]
+    write_run(tmp_path / "r", records=records, images={"index": [0]}, provenance={})
+    text = " ".join(Page(page_of(tmp_path / "r")).text["p"])
+    assert "which the intervals do not tell apart" in text

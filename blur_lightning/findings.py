@@ -38,16 +38,11 @@ def failures(paths: Iterable[Path], table: str) -> dict[str, str]:
     return reasons
 
 
-def paper_text(table: str, records: Sequence[Record], reasons: dict[str, str]) -> str:
-    """A table of a paper beside what was measured, for the terminal."""
-    rows = compare_with_paper(table, records, reasons)
-    return f"{table}: {experiment_text(table)}\n\n{table_text(rows)}\n"
-
-
-def paper_html(table: str, records: Sequence[Record], reasons: dict[str, str]) -> str:
-    """The same for the page."""
-    rows = compare_with_paper(table, records, reasons)
-    return f"<h3>{escape(experiment_text(table))}</h3>{table_html(rows)}"
+def paper_texts(table: str, records: Sequence[Record], reasons: dict[str, str]) -> tuple[str, str]:
+    """A table of a paper beside what was measured: for the terminal, and for the page."""
+    rows, title = compare_with_paper(table, records, reasons), experiment_text(table)
+    text = f"{table}: {title}\n\n{table_text(rows)}\n"
+    return text, f"<h3>{escape(title)}</h3>{table_html(rows)}"
 
 
 def summaries_html(records: Sequence[Record]) -> str:

@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from blur_lightning.data import BlurDataModule
 from blur_lightning.errors import InputError
+from blur_lightning.models.finetuned import check_same_network
 from blur_lightning.parsing import OneLineErrors, left_behind, one_line
 from blur_lightning.robustness import replacing
 from blur_lightning.tasks import Task
@@ -230,17 +231,5 @@ def _read_weights(path: Path, model: LightningModule) -> dict[str, Any]:
         raise InputError(
             f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})"
         ) from error
-    own = model.state_dict()
-    for name in [*own, *weights]:
-        if name not in weights or name not in own:
-            where = "the checkpoint" if name not in weights else "model.net"
-            raise InputError(
-                f"ckpt_path: {path} is of another network: {where} has no {name}; "
-                "give the model.net that was trained"
-            )
-        if own[name].shape != weights[name].shape:
-            raise InputError(
-                f"ckpt_path: {path} is of another network: {name} is {tuple(weights[name].shape)} "
-                f"there, {tuple(own[name].shape)} in model.net"
-            )
+    check_same_network(model, weights, what=f"ckpt_path: {path}", network="model.net")
     return checkpoint

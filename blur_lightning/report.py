@@ -28,8 +28,7 @@ from blur_lightning.findings import (
     TRIAL,
     diaries_html,
     failures,
-    paper_html,
-    paper_text,
+    paper_texts,
     summaries_html,
 )
 from blur_lightning.matrix import tables_html
@@ -111,9 +110,9 @@ def _write(
     sections = sections_of(records)
     papers = ""
     for table in tables:
-        reasons = failures(paths, table)
-        print(paper_text(table, records, reasons))
-        papers += paper_html(table, records, reasons)
+        text, html = paper_texts(table, records, failures(paths, table))
+        print(text)
+        papers += html
     written = {out: _page(loaded, sections, papers)}
     if figure is not None:
         written[figure] = figure_svg(sections, figure)

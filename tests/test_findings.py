@@ -5,7 +5,7 @@ import json
 import pytest
 
 from blur_lightning.errors import InputError
-from blur_lightning.findings import diaries_html, failures, paper_text, summaries_html
+from blur_lightning.findings import diaries_html, failures, paper_texts, summaries_html
 from blur_lightning.report import report
 from blur_lightning.robustness import Record, read_records, write_run
 
@@ -60,7 +60,7 @@ def test_failed_trials_say_why_a_cell_of_a_paper_is_missing(tmp_path):
     assert failures([tmp_path], "kim_table3_4") == {}
     reasons = failures([tmp_path], "vasiljevic2016_table3")
     assert reasons == {"D8": "there is no folder data/imagenet/val"}
-    text = paper_text("vasiljevic2016_table3", [], reasons)
+    text, _ = paper_texts("vasiljevic2016_table3", [], reasons)
     lines = [line for line in text.splitlines() if " D8 " in line and "sharp+D8" not in line]
     assert any("not run: there is no folder data/imagenet/val" in line for line in lines)
     assert "not run: no run of vgg16 among those given" in text

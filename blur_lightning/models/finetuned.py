@@ -1,10 +1,10 @@
 """A network with the weights that an earlier `fit` of this project left."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blur_lightning.errors import InputError
 
@@ -29,7 +29,7 @@ def finetuned(net: nn.Module, checkpoint: str) -> nn.Module:
         raise InputError(f"model.net.checkpoint: there is no file {checkpoint}; run its fit first")
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        trained: dict[str, Any] = {
+        trained: dict[str, Tensor] = {
             name.removeprefix(_PREFIX): tensor
             for name, tensor in content["state_dict"].items()
             if name.startswith(_PREFIX)
@@ -40,20 +40,33 @@ def finetuned(net: nn.Module, checkpoint: str) -> nn.Module:
             f"model.net.checkpoint: {checkpoint} is no checkpoint of fit ({type(error).__name__}); "
             "name one, such as runs/<name>/checkpoints/last.ckpt"
         ) from error
-    _check_same_network(net, trained, checkpoint)
+    what = f"model.net.checkpoint: {checkpoint}"
+    check_same_network(net, trained, what=what, network="model.net.net")
     net.load_state_dict(trained)
     net.trained_on = trained_on  # type: ignore[assignment]
     return net
 
 
-def _check_same_network(net: nn.Module, trained: dict[str, Any], checkpoint: str) -> None:
-    own, what = net.state_dict(), f"model.net.checkpoint: {checkpoint} is of another network"
+def check_same_network(
+    net: nn.Module, trained: Mapping[str, Tensor], *, what: str, network: str
+) -> None:
+    """Compare names and shapes of weights: an InputError names the first that does not fit.
+
+    Args:
+        net: The network that is to take them.
+        trained: The weights.
+        what: The argument and the file that they are from.
+        network: The argument that the network is from.
+    """
+    own = net.state_dict()
     for name in [*own, *trained]:
         if name not in trained or name not in own:
-            where = "the checkpoint" if name not in trained else "model.net.net"
-            raise InputError(f"{what}: {where} has no {name}; give the network that was trained")
-        if own[name].shape != trained[name].shape:
-            raise InputError(
-                f"{what}: {name} is {tuple(trained[name].shape)} there, {tuple(own[name].shape)} "
-                "in model.net.net; give the network that was trained"
-            )
+            problem = f"{'the checkpoint' if name not in trained else network} has no {name}"
+        elif own[name].shape != trained[name].shape:
+            shapes = tuple(trained[name].shape), tuple(own[name].shape)
+            problem = f"{name} is {shapes[0]} there, {shapes[1]} in {network}"
+        else:
+            continue
+        raise InputError(
+            f"{what} is of another network: {problem}; give the {network} that was trained"
+        )

@@ -74,6 +74,8 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(VENV)/bin/python docs/gallery.py
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
+	$(PROGRAM) test $(BASE)/critical_blur.yaml
+	cp runs/critical_blur/critical_blur.csv docs/critical_blur.csv
 	$(VENV)/bin/python benchmarks/claims.py runs/$(SWEEP) \
 		--out experiments/results/fashion_claims.csv --records experiments/results/fashion_table3.csv
 	$(PROGRAM) report runs/$(SWEEP) --out runs/$(SWEEP)/index.html --figure docs/fashion.svg

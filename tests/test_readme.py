@@ -6,9 +6,11 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blur_lightning.robustness import read_records
+from blur_lightning.tasks.critical import median_interval
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +45,14 @@ def test_the_fashion_table_and_claims_are_those_that_were_measured():
     with (results / "fashion_claims.csv").open(encoding="utf-8") as stream:
         claims = {row["claim"]: row["verdict"] for row in csv.DictReader(stream)}
     assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
+
+
+def test_the_critical_blur_is_that_which_was_measured():
+    with (ROOT / "docs/critical_blur.csv").open(encoding="utf-8") as stream:
+        values = np.array([float(row["critical_parameter"]) for row in csv.DictReader(stream)])
+    figures = "{:.1f} px (95 % interval {:.1f} to {:.1f};".format(*median_interval(values))
+    assert figures in README
+    assert f"{np.isinf(values).sum()} keep it up to D16" in README
 
 
 def test_the_speeds_are_those_that_were_measured():

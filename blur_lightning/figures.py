@@ -146,7 +146,7 @@ def curves_html(section: Section, styles: dict[Line, Style]) -> str:
     rows = ""
     for metric in [m for m in ("top1", "entropy") if m in metrics] or metrics[:1]:
         drawings = (_svg([[panel]], own, alone=False) for panel in panels_of(section, metric))
-        figures = "".join(f"<figure>{_inline(drawing)}</figure>" for drawing in drawings)
+        figures = "".join(f"<figure>{inline_svg(drawing)}</figure>" for drawing in drawings)
         rows += f'<div class="panels">{figures}</div>' if figures else ""
     if not rows:
         return ""
@@ -159,6 +159,7 @@ def curves_html(section: Section, styles: dict[Line, Style]) -> str:
     return f'<h3>{escape(section.dataset)}</h3><ul class="keys">{keys}</ul>{more}{rows}'
 
 
-def _inline(svg: str) -> str:
+def inline_svg(svg: str) -> str:
+    """Make a drawing part of a page: in the page's colours, light or dark, without ids."""
     svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])  # figure_1 in every drawing
     return svg.replace(INK, "currentColor").replace(RULE, "var(--rule)")

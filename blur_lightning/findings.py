@@ -9,6 +9,7 @@ from statistics import fmean
 
 from blur_lightning.diary_chart import diary_svg
 from blur_lightning.errors import InputError
+from blur_lightning.figures import inline_svg
 from blur_lightning.measures import (
     ALEXNET_ERRORS,
     BLURS_OF_IMAGENET_C,
@@ -105,7 +106,9 @@ def diaries_html(folders: Iterable[Path]) -> str:
     """What each training saw, by level of blur."""
     files = [folder / DIARY for folder in folders if (folder / DIARY).is_file()]
     return "".join(
-        f"<h3>{escape(file.parent.name)}</h3><figure>{diary_svg(file)}</figure>" for file in files
+        f'<h3>{escape(file.parent.name)}</h3><div class="panels">'
+        f"<figure>{inline_svg(diary_svg(file))}</figure></div>"
+        for file in files
     )
 
 

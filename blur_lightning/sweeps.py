@@ -18,7 +18,7 @@ import yaml
 
 from blur_lightning.errors import InputError
 from blur_lightning.search import Search, read_axes
-from blur_lightning.trials import DONE, FOLDER, INTERPRETER, RUNS, Trial, outcome, run, table
+from blur_lightning.trials import DONE, FOLDER, INTERPRETER, RUNS, Trial, check, outcome, run, table
 
 METHODS = ("grid", "random", "bayes")
 _LONGEST = 120  # characters of a trial's name; file systems take 255 bytes
@@ -32,7 +32,8 @@ def sweep(
 
     Each trial is a process of its own in runs/<name of the sweep>/<trial>, started from the current
     directory. Repeat the command to go on where an earlier one stopped: finished trials stay,
-    failed ones are tried again, and an interrupted fit goes on from its last checkpoint.
+    failed ones are tried again, and an interrupted fit goes on from its last checkpoint. Options
+    that the command does not have are told before the first trial.
 
     Args:
         files: Sweep files: YAML with method, parameters and command. Random and bayes need Optuna:
@@ -55,6 +56,9 @@ def sweep(
     trials = [trial for file in grids for trial in read_trials(file)]
     searches = [_search(f, contents[f], count, seed) for f in contents if f not in grids]
     _check_folders(trials, searches)
+    for file, content in contents.items():
+        if not _folder(file, content).exists():  # nothing of it was run before
+            _check_options(file)
     unfinished = [trial for trial in trials if outcome(trial).get("status") not in DONE]
     finished = len(trials) - len(unfinished)
     run(iter(unfinished), len(unfinished[:count]), jobs=jobs, finished=finished)
@@ -69,6 +73,14 @@ def _check_folders(trials: Sequence[Trial], searches: Sequence[Search]) -> None:
     for folder, number in folders.items():
         if number > 1:
             raise InputError(f"{folder}: {number} trials write there; say each name and value once")
+
+
+def _check_options(file: Path) -> None:
+    """Refuse a sweep before its first trial if the command does not know a parameter."""
+    try:
+        check(read_trials(file)[0])
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _run_search(search: Search, jobs: int) -> list[Trial]:

@@ -100,6 +100,21 @@ def run(
         _end([one.process for one in running])
 
 
+def check(trial: Trial) -> None:
+    """Let the command line read a trial's options, and run nothing.
+
+    Raises:
+        InputError: It takes them not; what it says of that. Other programs are not asked.
+    """
+    if trial.command[:3] != [INTERPRETER, "-m", "blur_lightning"]:
+        return
+    words = [sys.executable, *trial.command[1:], "--print_config"]
+    ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
+    if ended.returncode:
+        text = ended.stderr.decode(errors="replace")
+        raise InputError(_said(text) or f"command: ended with status {ended.returncode}")
+
+
 def outcome(trial: Trial) -> dict[str, Any]:
     """What trial.json says; empty unless it is of the same parameters and command."""
     with suppress(OSError, ValueError):
@@ -242,6 +257,11 @@ def _error(trial: Trial, status: int) -> str | None:
     if status <= 0:
         return f"ended by signal {-status} ({signal.strsignal(-status)})" if status else None
     text = (trial.folder / LOG).read_text(encoding="utf-8", errors="replace")
+    return _said(text) or f"ended with status {status}"
+
+
+def _said(text: str) -> str:
+    """The last line that tells of an error, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or [f"ended with status {status}"])[-1]
+    return (errors or lines or [""])[-1]

@@ -1,6 +1,7 @@
 """Fixtures, and the environment in which every test runs."""
 
 import os
+import signal
 
 # Before torch is imported: spinning threads slow it down 5-30 times where cores are shared.
 os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="0", HF_HUB_OFFLINE="1")
@@ -9,6 +10,10 @@ os.environ.update(WANDB_MODE="disabled")
 import numpy as np
 import pytest
 import torch
+
+# Shells start what runs in the background with SIGINT ignored, and processes hand that on: tests
+# which interrupt one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

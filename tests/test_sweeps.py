@@ -450,6 +450,16 @@ def test_mistakes_in_a_search_name_the_file():
         sweep([searched(), Path.cwd() / "s.yaml"], count=1)
 
 
+def test_an_option_that_no_command_has_is_said_before_anything_runs(monkeypatch):
+    root = Path(sweeps.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    config = f"--config={root}/experiments/demo_scenes.yaml"
+    command = ["${interpreter}", "-m", "blur_lightning", "test", config, "${args}"]
+    with pytest.raises(InputError, match=r"^s\.yaml: --model\.nonsense: there is no such option"):
+        sweep([written(command=command, parameters={"model.nonsense": {"value": 1}})])
+    assert not Path("runs").exists()
+
+
 @pytest.mark.slow
 def test_the_demo_runs_as_a_sweep(monkeypatch, capsys):
     pytest.importorskip("foolbox")

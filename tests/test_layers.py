@@ -11,7 +11,7 @@ ROOT = Path(blur_lightning.__file__).parent
 # Lower layers first; the parts of a layer never import one another.
 LAYERS = [
     {"errors", "__init__"},
-    {"provenance", "images", "measurements"},
+    {"provenance", "images", "measurements", "tiles"},
     {"blur", "robustness", "models"},
     {"measures", "comparison"},
     {"data", "tasks", "curves", "pairs"},

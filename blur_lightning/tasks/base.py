@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -21,14 +22,15 @@ from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
 from blur_lightning.measurements import Measurements
 from blur_lightning.provenance import environment
-from blur_lightning.tasks.examples import ExampleStrips
+from blur_lightning.tasks.examples import ExampleStrips, middle_square
 from blur_lightning.tasks.networks import (
     network_name,
     pretrained_setting,
     trained_mix,
     weights_hash,
 )
-from blur_lightning.tasks.rows import Columns, Interval, columns_of
+from blur_lightning.tasks.rows import Columns, columns_of
+from blur_lightning.tasks.training import divergence, optimizers
 
 # Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,9 +79,20 @@ class Task(LightningModule, ABC):
     def measure(self, output: Tensor, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """Measure each image of a batch from the network's output for it, columns (b, ...)."""
 
-    def measure_whole(self, rows: Columns) -> Mapping[str, Interval]:
+    def measure_whole(self, rows: Columns) -> Mapping[str, robustness.Interval]:
         """Measure all images of a condition at once: value and ends of its interval by metric."""
         return {}
+
+    def pictures(
+        self, image: Tensor, output: Tensor, batch: Mapping[str, Any]
+    ) -> list[UInt8[Tensor, "3 _ _"]]:
+        """What to show of each image of a batch: here the middle square that the network saw."""
+        return [middle_square(picture) for picture in self.bytes_of(image)]
+
+    def bytes_of(self, image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Undo the normalisation of a network's input; on the CPU."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return ((image.float().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
     @property
     def mean(self) -> Sequence[float]:
@@ -110,25 +123,13 @@ class Task(LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> Any:
-        if self.optimizer is None:
-            raise InputError(
-                "model.optimizer: fit needs one, "
-                "e.g. --model.optimizer torch.optim.SGD --model.optimizer.lr 0.001"
-            )
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        needed = self.trainer.estimated_stepping_batches
-        if self.lr_interval == "step" and getattr(scheduler, "total_steps", needed) < needed:
-            raise InputError(
-                f"model.lr_scheduler: it ends before the {needed} steps of this training; "
-                f"set --model.lr_scheduler.total_steps {needed}"
-            )
-        schedule = {"scheduler": scheduler, "interval": self.lr_interval}
-        if hasattr(scheduler, "monitor"):
-            schedule["monitor"] = scheduler.monitor
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return optimizers(self, self.optimizer, self.lr_scheduler, interval=self.lr_interval)
+
+    def check_loss(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
+        """Stop the training if the loss of a batch is no number."""
+        if not torch.isfinite(loss):
+            resumable = (self.run_folder / "checkpoints" / "last.ckpt").exists()
+            raise divergence(loss, self.global_step, batch["index"].tolist(), resumable=resumable)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -174,11 +175,11 @@ class Task(LightningModule, ABC):
     ) -> None:
         rows = []
         for condition, blurs, image in self._each_condition(batch):
-            measured = self.measure(self(image), batch)
-            rows.append(columns_of(condition, blurs, batch, measured))
-            if examples and self.trainer.is_global_zero:
+            output = self(image)
+            rows.append(columns_of(condition, blurs, batch, self.measure(output, batch)))
+            if examples and examples.wants(str(condition)) and self.trainer.is_global_zero:
                 seen = image if isinstance(image, Tensor) else image[0]
-                examples.add(str(condition), seen, mean=self.mean, std=self.std)
+                examples.add(str(condition), self.pictures(seen, output, batch))
         if rows:
             merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
             self.measurements.append(merged)
@@ -228,10 +229,10 @@ class Task(LightningModule, ABC):
         """Summarise what was measured, a condition at a time."""
         records: list[robustness.Record] = []
         for condition in self.conditions:
-            rows = self.measurements.rows(str(condition))
-            own = robustness.summarize(
-                rows,
+            records += robustness.summarize(
+                self.measurements.rows(str(condition)),
                 metrics=self.metrics,
+                whole=self.measure_whole,
                 conditions=[(str(condition), condition.family, condition.parameter)],
                 run=self.run_folder.resolve().name,
                 model=self.name,
@@ -239,9 +240,6 @@ class Task(LightningModule, ABC):
                 dataset=self.datamodule.dataset,
                 scale=self.datamodule.test_capture.scale_name,
             )
-            for metric, (value, low, high) in self.measure_whole(rows).items():
-                own.append(own[0]._replace(metric=metric, value=value, low=low, high=high))
-            records += own
         return records
 
     def _predictions(self) -> Iterable[Columns]:

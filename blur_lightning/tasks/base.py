@@ -164,25 +164,30 @@ class Task(LightningModule, ABC):
 
     @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        self._measure_conditions(batch, self._examples)
+        self._measure_conditions(batch)
 
     @override
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         self._measure_conditions(batch)
 
-    def _measure_conditions(
-        self, batch: Mapping[str, Any], examples: ExampleStrips | None = None
-    ) -> None:
+    def _measure_conditions(self, batch: Mapping[str, Any]) -> None:
         rows = []
         for condition, blurs, image in self._each_condition(batch):
-            output = self(image)
-            rows.append(columns_of(condition, blurs, batch, self.measure(output, batch)))
-            if examples and examples.wants(str(condition)) and self.trainer.is_global_zero:
-                seen = image if isinstance(image, Tensor) else image[0]
-                examples.add(str(condition), self.pictures(seen, output, batch))
+            measured = self.see(image, batch, str(condition))
+            rows.append(columns_of(condition, blurs, batch, measured))
         if rows:
             merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
             self.measurements.append(merged)
+
+    def see(
+        self, image: Tensor | list[Tensor], batch: Mapping[str, Any], condition: str
+    ) -> Mapping[str, Tensor]:
+        """Let the network see a batch under a condition, and measure; a test shows the first."""
+        output, strips = self(image), self._examples if self.trainer.testing else None
+        if strips and strips.wants(condition) and self.trainer.is_global_zero:
+            seen = image if isinstance(image, Tensor) else image[0]
+            strips.add(condition, self.pictures(seen, output, batch))
+        return self.measure(output, batch)
 
     def _each_condition(
         self, batch: Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
 from blur_lightning.measurements import Measurements
 from blur_lightning.provenance import environment
-from blur_lightning.tasks.examples import ExampleStrips, middle_square
+from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
 from blur_lightning.tasks.networks import (
     network_name,
     pretrained_setting,
@@ -87,12 +87,7 @@ class Task(LightningModule, ABC):
         self, image: Tensor, output: Tensor, batch: Mapping[str, Any]
     ) -> list[UInt8[Tensor, "3 _ _"]]:
         """What to show of each image of a batch: here the middle square that the network saw."""
-        return [middle_square(picture) for picture in self.bytes_of(image)]
-
-    def bytes_of(self, image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Undo the normalisation of a network's input; on the CPU."""
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return ((image.float().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+        return [middle_square(picture) for picture in to_bytes(image, self.mean, self.std)]
 
     @property
     def mean(self) -> Sequence[float]:

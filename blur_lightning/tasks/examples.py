@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -60,6 +60,14 @@ class ExampleStrips:
                 Image.fromarray(strip).save(path, format="JPEG", quality=90)
         self._images.clear()
         self._complete = True
+
+
+def to_bytes(
+    image: Float[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Undo the normalisation of a network's input by each channel's mean and std; on the CPU."""
+    shift, factor = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return ((image.float().cpu() * factor + shift).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def middle_square(picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 side side"]:

@@ -11,8 +11,8 @@ ROOT = Path(blur_lightning.__file__).parent
 # Lower layers first; the parts of a layer never import one another.
 LAYERS = [
     {"errors", "__init__"},
-    {"provenance", "images", "measurements"},
-    {"blur", "robustness", "models"},
+    {"provenance", "images", "measurements", "boundaries", "bootstrap"},
+    {"blur", "robustness", "models", "metrics"},
     {"measures", "comparison"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving"},

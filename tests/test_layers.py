@@ -11,8 +11,8 @@ ROOT = Path(blur_lightning.__file__).parent
 # Lower layers first; the parts of a layer never import one another.
 LAYERS = [
     {"errors", "__init__"},
-    {"provenance", "images", "measurements", "parsing", "tiles"},
-    {"blur", "robustness", "models", "online"},
+    {"provenance", "images", "measurements", "parsing", "tiles", "boundaries", "counts"},
+    {"blur", "robustness", "models", "metrics", "online"},
     {"measures", "comparison"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},

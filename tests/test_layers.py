@@ -12,7 +12,7 @@ ROOT = Path(blur_lightning.__file__).parent
 LAYERS = [
     {"errors", "__init__"},
     {"provenance", "images", "measurements"},
-    {"blur", "robustness", "models"},
+    {"blur", "robustness", "models", "voc_layout"},
     {"measures", "comparison"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving"},
@@ -22,6 +22,7 @@ LAYERS = [
     {"trainer"},
     {"lightning_cli", "search"},
     {"sweeps"},
+    {"downloads"},
     {"doctor"},
     {"cli"},
     {"__main__"},
@@ -83,7 +84,7 @@ def test_reports_and_records_need_no_torch():
     light = ("robustness", "report", "curves", "cli", "copies", "parsing", "measurements")
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving")
-    light += ("sweeps", "search", "trials", "doctor")
+    light += ("sweeps", "search", "trials", "doctor", "voc_layout", "downloads")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -39,10 +39,12 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from blur_lightning.blur import BlurDistribution, Capture, blur_images
-from blur_lightning.blur.capture import cut_window, normalize
+from blur_lightning.blur.capture import normalize
+from blur_lightning.blur.cutting import cut_window
 from blur_lightning.data import PhotosDataModule
+from blur_lightning.data.batches import collate_readable
 from blur_lightning.data.imagenet import FileSource
-from blur_lightning.data.windows import WindowDataset, collate_readable
+from blur_lightning.data.windows import WindowDataset
 from blur_lightning.images import resize_smaller_side
 from blur_lightning.tasks import ClassificationTask
 from blur_lightning.trainer import Trainer

@@ -20,20 +20,20 @@ def fraction(part: ArrayLike, whole: ArrayLike) -> Float[np.ndarray, "..."]:
 def class_iou(
     intersection: np.ndarray, truth: np.ndarray, predicted: np.ndarray
 ) -> Float[np.ndarray, "*sums classes"]:
-    """IoU of each class from summed `metrics.ClassCounts`; NaN: neither in the truth nor predicted."""
+    """IoU of each class from summed counts; NaN: neither in the truth nor predicted."""
     return fraction(intersection, truth + predicted - intersection)
 
 
 def mean_iou(
     intersection: np.ndarray, truth: np.ndarray, predicted: np.ndarray
 ) -> Float[np.ndarray, "*sums"]:
-    """Mean IoU of the classes that are in the truth or predicted, from summed `metrics.ClassCounts`."""
+    """Mean IoU of the classes that are in the truth or predicted, from summed counts."""
     iou = class_iou(intersection, truth, predicted)
     return fraction(np.nansum(iou, axis=-1), np.sum(~np.isnan(iou), axis=-1))
 
 
 def pixel_accuracy(intersection: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, "*sums"]:
-    """Share of right pixels, from summed `metrics.ClassCounts`."""
+    """Share of right pixels, from summed counts."""
     return fraction(np.sum(intersection, axis=-1), np.sum(truth, axis=-1))
 
 

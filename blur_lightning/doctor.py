@@ -10,29 +10,19 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
+from blur_lightning.downloads import DATA, Need, Settings
 from blur_lightning.errors import InputError
 from blur_lightning.sweeps import read_trials, read_yaml
 
-Settings = Mapping[str, Any]  # values by dotted names, without init_args: model.net.pretrained
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-_IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-
-
-class Need(NamedTuple):
-    """Something that an experiment or the whole project uses."""
-
-    mark: str  # ok, missing, or note: works without
-    what: str
-    remedy: str = ""
 
 
 def doctor(experiments: Sequence[Path] = ()) -> int:
@@ -180,8 +170,8 @@ def _needs(settings: Settings, words: Sequence[str]) -> Iterator[Need]:
     trains = "trainer.max_epochs" in settings and "test" not in words
     for key, value in settings.items():
         kind = str(value).rpartition(".")[-1]
-        if key == "data" and kind in _DATA:
-            yield _DATA[kind](settings, trains)
+        if key == "data" and kind in DATA:
+            yield DATA[kind](settings, trains)
         elif key == "data":
             yield Need("note", f"data of {value}", "unknown here; the run itself will say")
         elif str(value).startswith("torchvision.models.") and settings.get(f"{key}.weights"):
@@ -190,43 +180,6 @@ def _needs(settings: Settings, words: Sequence[str]) -> Iterator[Need]:
             yield from _NETWORKS[str(value)](settings, key)
     if trains and "ImageNet" in str(settings.get("data")) and not _gpus():
         yield Need("note", "training on ImageNet", "hours on a GPU, not on this machine")
-
-
-def _imagenet(settings: Settings, trains: bool) -> Need:
-    root = Path(settings.get("data.root") or "data/imagenet")
-    for split in ("train", "val") if trains else ("val",):
-        folder = root / split
-        if not folder.is_dir() or not any(folder.iterdir()):
-            remedy = f"put ImageNet below {root} or add --data.root DIR"
-            return Need("missing", f"data: no images in {folder}", remedy)
-    return Need("ok", f"data: ImageNet in {root}")
-
-
-def _photos(settings: Settings, trains: bool) -> Need:
-    root = settings.get("data.root")
-    if root is None and find_spec("foolbox"):
-        return Need("ok", "data: 20 photographs of foolbox")
-    if root is None:
-        return Need("missing", "data: photographs", "pip install foolbox or add --data.root DIR")
-    if Path(root).is_dir():
-        return Need("ok", f"data: photographs in {root}")
-    return Need(
-        "missing", f"data: no folder {root}", "put photographs there or add --data.root DIR"
-    )
-
-
-def _fashion(settings: Settings, trains: bool) -> Need:
-    root = Path(settings.get("data.root") or "data/fashion-mnist")
-    for folder in (root, root / "FashionMNIST/raw", *([] if root.exists() else [DEBIAN])):
-        stems = [folder / f"{name}-ubyte" for name in _IDX_FILES]
-        if all(stem.is_file() or stem.with_suffix(".gz").is_file() for stem in stems):
-            return Need("ok", f"data: Fashion-MNIST in {folder}")
-    remedy = f"put {_IDX_FILES[0]}-ubyte.gz and its three companions there or add --data.root DIR"
-    return Need("missing", f"data: no Fashion-MNIST in {root}", remedy)
-
-
-def _scenes(settings: Settings, trains: bool) -> Need:
-    return Need("ok", "data: scenes, drawn from a seed")
 
 
 def _timm(settings: Settings, key: str) -> Iterator[Need]:
@@ -287,12 +240,6 @@ def _finetuned(settings: Settings, key: str) -> Iterator[Need]:
         yield Need("missing", f"weights: no {checkpoint}", "run the experiment that trains it")
 
 
-_DATA: dict[str, Callable[[Settings, bool], Need]] = {
-    "ImageNetDataModule": _imagenet,
-    "PhotosDataModule": _photos,
-    "FashionMNISTDataModule": _fashion,
-    "ScenesDataModule": _scenes,
-}
 _NETWORKS: dict[str, Callable[[Settings, str], Iterator[Need]]] = {
     "timm.create_model": _timm,
     "blur_lightning.models.efficientnet_lite": _efficientnet,

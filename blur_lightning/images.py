@@ -1,6 +1,8 @@
 """Reading photographs of every kind, and resizing them."""
 
+from math import prod, sqrt
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -8,9 +10,17 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 # What a folder may hold besides images is told apart by ending, as people do.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# What of an image has the length that it is resized to: its smaller side; the square root of its
+# area (Vasiljevic et al. 2016, section 5); or both sides, whatever its aspect.
+Measure = Literal["smaller_side", "geometric_mean"] | tuple[int, int]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 # What Pillow's decoders raise on damaged files.
-_DECODER_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+DECODER_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class UnreadableImageError(Exception):
@@ -33,7 +43,7 @@ def read_image(path: Path) -> np.ndarray:
             if upright.mode in ("P", "PA"):  # a palette may hold transparency of its own
                 upright = upright.convert("RGBA")
             return np.asarray(upright.convert("RGB"))
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(f"{path}: cannot be read ({reason})") from error
 
@@ -46,26 +56,50 @@ def image_shape(path: Path) -> tuple[int, int]:
             sideways = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
             columns, rows = image.size[::-1] if sideways else image.size
             return rows, columns
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return 0, 0
 
 
-def resized_shape(shape: tuple[int, int], side: int) -> tuple[int, int]:
-    """Rows and columns after `resize_smaller_side`."""
-    factor = side / min(shape)
-    rows, columns = (max(side, round(length * factor)) for length in shape)
+def resized_shape(
+    shape: tuple[int, int], length: int, measure: Measure = "smaller_side"
+) -> tuple[int, int]:
+    """Rows and columns of an image after a resize; at least 1.
+
+    Args:
+        shape: Rows and columns before.
+        length: What the measure becomes, in pixels; of two sides the smaller one.
+        measure: What is measured. Two sides lie for a square image, as for one that is wider than
+            high.
+    """
+    if isinstance(measure, tuple):
+        small, large = (max(1, round(side * length / min(measure))) for side in sorted(measure))
+        return (large, small) if shape[0] > shape[1] else (small, large)
+    factor = length / (min(shape) if measure == "smaller_side" else sqrt(prod(shape)))
+    rows, columns = (max(1, round(side * factor)) for side in shape)
     return rows, columns
+
+
+def resize_image(
+    image: np.ndarray, shape: tuple[int, int], *, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Resize uint8 pixels, (h, w, 3) or (h, w), antialiased unless to the nearest pixel.
+
+    Args:
+        image: An image or a mask.
+        shape: Rows and columns afterwards.
+        interpolation: nearest, which keeps the labels of a mask; bilinear or bicubic.
+    """
+    if image.shape[:2] == shape:
+        return image
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], _FILTERS[interpolation]))
 
 
 def resize_smaller_side(
     image: np.ndarray, side: int, *, interpolation: str = "bicubic"
 ) -> np.ndarray:
     """Resize a uint8 (h, w, 3) image so that its smaller side is `side`, antialiased."""
-    shape = (image.shape[0], image.shape[1])
-    if min(shape) == side:
-        return image
-    size = resized_shape(shape, side)[::-1]
-    return np.asarray(Image.fromarray(image).resize(size, _FILTERS[interpolation]))
+    shape = resized_shape((image.shape[0], image.shape[1]), side)
+    return resize_image(image, shape, interpolation=interpolation)
 
 
 def image_files(folder: Path) -> list[Path]:

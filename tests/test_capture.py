@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from blur_lightning.blur import BlurDistribution, Capture, blur_images, convolve, make_kernels
-from blur_lightning.blur.capture import cut_window, normalize
+from blur_lightning.blur.capture import normalize
+from blur_lightning.blur.cutting import cut_window
 from blur_lightning.blur.families import Blur
 from blur_lightning.data.base import check_reach
 from blur_lightning.data.photos import PhotosDataModule
@@ -180,6 +181,7 @@ def test_each_blurred_crop_is_stored_as_jpeg():
         ({"scale": ()}, "capture.scale: name at least one"),
         ({"scale": (512, 128)}, "capture.crop: 224 pixels do not fit an image of scale 128"),
         ({"order": "crop_first", "canonical": 256, "crop": "whole"}, "set a capture.crop"),
+        ({"measure": (336, 256)}, "capture.measure: 256 is .*; set capture.canonical 256 too"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(settings, message):
@@ -191,15 +193,6 @@ def test_blurred_values_have_eight_bits():
     capture = Capture(canonical=60, scale=60, crop=40)
     values = capture(windows(capture, picture(), 8), [Blur("gaussian", 2.0)]) * 255
     torch.testing.assert_close(values, values.round(), atol=1e-4, rtol=0)
-
-
-def test_a_small_image_is_continued_by_the_border_rule():
-    image = picture(8, 12)
-    window = cut_window(image, side=20, margin=3)
-    assert window.shape == (26, 26, 3)
-    np.testing.assert_array_equal(window[9:17, 7:19], image)
-    np.testing.assert_array_equal(window[8, 7:19], image[1])
-    assert not cut_window(image, side=20, margin=3, border="constant")[:9].any()
 
 
 def test_normalize_undoes_mean_and_standard_deviation():
@@ -245,6 +238,9 @@ def test_what_differs_from_the_defaults_is_named():
     assert Capture(canonical=60, scale=60, crop=40).variant == ""
     changed = Capture(canonical=256, light="linear", order="crop_first", jpeg_quality=85)
     assert changed.variant == "light linear, order crop_first, jpeg_quality 85"
+    assert Capture(measure="geometric_mean").variant == "measure geometric_mean"
+    zoomout = Capture(256, 256, "whole", measure=(336, 256), rim="area")
+    assert zoomout.variant == "crop whole, measure 256x336, rim area"
     data = PhotosDataModule(capture=changed)
     assert data.dataset == f"photos ({changed.variant})"
     assert PhotosDataModule().dataset == "photos"
@@ -291,3 +287,14 @@ def test_each_window_of_a_batch_may_have_a_scale_of_its_own():
     for index, scale in enumerate(scales):
         every = capture(batch[index : index + 1], blurs[index : index + 1])
         assert torch.equal(mixed[index], every[capture.scales.index(scale)][0])
+
+
+def test_only_the_smaller_side_must_have_room_for_the_crop():
+    assert Capture(256, 256, 336, measure=(256, 336)).window_side == 336
+    assert Capture(384, 384, 448, measure="geometric_mean").window_side == 448
+
+
+def test_whole_images_narrower_than_the_scale_keep_their_aspect():
+    """As the geometric mean leaves them: a side may be below the scale."""
+    capture = Capture(canonical=60, scale=30, crop="whole", measure="geometric_mean")
+    assert capture(tensor(picture(40, 88)), [Blur("sharp")]).shape == (1, 3, 20, 44)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from blur_lightning import doctor as module
+from blur_lightning import downloads
 from blur_lightning.doctor import Need, doctor, experiment_needs, extras, machine, tracker
 from blur_lightning.errors import InputError
 
@@ -22,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(module, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(downloads, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(module, "_gpus", list)
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -83,7 +84,7 @@ def test_an_empty_folder_is_no_imagenet():
 
 def test_photographs_come_from_a_folder_or_foolbox(monkeypatch):
     found = {"foolbox"}
-    monkeypatch.setattr(module, "find_spec", lambda name: name in found or None)
+    monkeypatch.setattr(downloads, "find_spec", lambda name: name in found or None)
     assert marks(experiment(data=data("PhotosDataModule", root=None))) == ["ok"]
     found.clear()
     (need,) = experiment_needs(experiment(data=data("PhotosDataModule")))

@@ -6,7 +6,9 @@ from blur_lightning.images import (
     UnreadableImageError,
     image_files,
     read_image,
+    resize_image,
     resize_smaller_side,
+    resized_shape,
 )
 
 # Left half dark, right half light, so that rotations and channels can be told apart.
@@ -91,6 +93,39 @@ def test_text_and_folders_are_no_images(tmp_path):
 def test_the_smaller_side_gets_the_size(shape, size):
     image = np.full((*shape, 3), 99, dtype=np.uint8)
     assert_close(resize_smaller_side(image, 20), np.full((*size, 3), 99, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "length", "measure", "resized"),
+    [
+        ((375, 500), 384, "smaller_side", (384, 512)),
+        # 384 sqrt(3/4) = 332.55 and 384 sqrt(4/3) = 443.41
+        ((375, 500), 384, "geometric_mean", (333, 443)),
+        ((500, 375), 384, "geometric_mean", (443, 333)),
+        ((1, 10000), 10, "geometric_mean", (1, 1000)),
+        ((375, 500), 256, (256, 336), (256, 336)),
+        ((500, 375), 256, (336, 256), (336, 256)),
+        ((300, 300), 256, (256, 336), (256, 336)),
+        ((375, 500), 128, (256, 336), (128, 168)),
+    ],
+)
+def test_a_measure_of_the_image_gets_the_length(shape, length, measure, resized):
+    assert resized_shape(shape, length, measure) == resized
+    image = np.full((*shape, 3), 99, dtype=np.uint8)
+    assert_close(resize_image(image, resized), np.full((*resized, 3), 99, dtype=np.uint8))
+
+
+def test_a_mask_keeps_its_labels_and_stays_on_its_image():
+    """A step at two thirds of the width lies there in both, to half a pixel."""
+    mask = np.zeros((40, 60), dtype=np.uint8)
+    mask[:, 40:] = 17
+    for width in (31, 60, 90):
+        small = resize_image(mask, (20, width), interpolation="nearest")
+        assert set(np.unique(small)) == {0, 17}
+        edge = np.flatnonzero(small[0] == 17)[0]
+        assert abs(edge - width * 2 / 3) <= 0.5
+        image = resize_image(np.repeat(mask[..., None], 3, axis=2), (20, width))
+        assert abs((17 - image[0, :, 0].astype(float)).sum() / 17 - width * 2 / 3) <= 0.5
 
 
 def test_resizing_does_not_alias():

@@ -3,53 +3,17 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 
 from blur_lightning.blur import Capture
 from blur_lightning.data import ScenesDataModule
 from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.scenes import SceneSource
-from blur_lightning.data.windows import (
-    KeyedSampler,
-    ShapeBatches,
-    Subset,
-    WindowDataset,
-    collate_readable,
-    fingerprint,
-    stratified,
-)
+from blur_lightning.data.windows import Subset, WindowDataset, fingerprint, stratified
+from blur_lightning.images import UnreadableImageError, resized_shape
 
 CAPTURE = Capture(canonical=32, scale=24, crop=16)
-
-
-def test_a_sampler_yields_every_index_once_over_all_processes():
-    for processes in (1, 2, 3):
-        samplers = [
-            KeyedSampler(range(13), rank=rank, processes=processes) for rank in range(processes)
-        ]
-        assert sorted(i for sampler in samplers for _, i in sampler) == list(range(13))
-        assert sum(map(len, samplers)) == 13
-
-
-def test_training_is_shuffled_anew_in_each_epoch_and_alike_on_all_processes():
-    def orders(epoch, processes):
-        samplers = [
-            KeyedSampler(range(12), seed=7, rank=r, processes=processes) for r in range(processes)
-        ]
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
-        return [list(sampler) for sampler in samplers]
-
-    (first,), (second,) = orders(0, 1), orders(1, 1)
-    assert sorted(i for _, i in first) == list(range(12))
-    assert [i for _, i in first] != [i for _, i in second]
-    assert {epoch for epoch, _ in second} == {1}
-    assert [pair for turn in zip(*orders(0, 2), strict=True) for pair in turn] == first
-
-
-def test_processes_take_as_many_training_steps():
-    samplers = [KeyedSampler(range(13), seed=0, rank=rank, processes=3) for rank in range(3)]
-    assert [len(list(sampler)) for sampler in samplers] == [len(s) for s in samplers] == [4, 4, 4]
 
 
 def dataset(**options):
@@ -86,14 +50,6 @@ def test_half_of_the_training_images_are_mirrored_unless_told_not_to():
     assert torch.equal(image, mirrored[0, flipped]["image"])
 
 
-def test_a_batch_keeps_what_can_be_read():
-    broken = {"index": 7, "unreadable": "photo.jpg: cannot be read"}
-    batch = collate_readable([dataset()[0, 1], broken, dataset()[0, 2]])
-    assert batch["index"].tolist() == [1, 2]
-    assert batch["unreadable"] == {7: "photo.jpg: cannot be read"}
-    assert set(collate_readable([broken])) == {"unreadable"}
-
-
 def test_a_fingerprint_changes_with_names_labels_and_sizes(tmp_path):
     files = [tmp_path / name for name in ("a.jpg", "b.jpg")]
     for file in files:
@@ -121,26 +77,6 @@ def test_the_seed_is_that_of_the_run_unless_stated(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "41")
     assert ScenesDataModule().seed == 41
     assert ScenesDataModule(seed=5).seed == 5
-
-
-def test_batches_of_whole_images_have_one_shape_and_hold_every_image_once():
-    generator = np.random.default_rng(0)
-    shapes = [(32, int(side)) for side in generator.choice([32, 40, 48], size=31)]
-    indices = list(range(100, 131))
-    for processes in (1, 2, 3):
-        samplers = [
-            ShapeBatches(indices, shapes, batch_size=4, rank=rank, processes=processes)
-            for rank in range(processes)
-        ]
-        batches = [[index for _, index in batch] for sampler in samplers for batch in sampler]
-        assert sorted(index for batch in batches for index in batch) == indices
-        assert all(len({shapes[index - 100] for index in batch}) == 1 for batch in batches)
-        assert max(map(len, batches)) == 4
-        # All but the last of a shape are full.
-        assert len(batches) <= 31 / 4 + 3 * processes
-        assert [len(list(sampler)) for sampler in samplers] == [
-            len(sampler) for sampler in samplers
-        ]
 
 
 def test_a_part_of_every_class_is_drawn_from_the_seed():
@@ -180,3 +116,111 @@ def test_training_images_are_seen_at_one_of_several_scales():
     before = (frame - side) // 2
     assert large[:, :before].max() == 0
     assert large[:, before : before + side, before : before + side].min() > 0
+
+
+class Tiles:
+    """Ramps to the right and down, and as masks the numbers of 3 x 4 tiles, by the ramps' height.
+
+    The third of them has a broken mask.
+    """
+
+    labels = None
+
+    def __init__(self, shape=(48, 90)):
+        self.names = ["0", "1", "2"]
+        down, right = (np.round(250 * (np.arange(side) + 0.5) / side) for side in shape)
+        ramps = np.stack(np.broadcast_arrays(down[:, None], right, 0), axis=-1)
+        self.image = ramps.astype(np.uint8)
+        self.tiles = tiles(self.image)
+
+    def size(self, index):
+        return 1
+
+    def shape(self, index):
+        return self.tiles.shape
+
+    def load(self, index):
+        return self.image
+
+    def mask(self, index):
+        if index == 2:
+            raise UnreadableImageError("2.png: cannot be read")
+        return self.tiles
+
+
+def tiles(image):
+    down, right = image[..., 0].astype(int), image[..., 1].astype(int)
+    return (4 * (down * 3 // 251) + right * 4 // 251).astype(np.uint8)
+
+
+def masked(capture, **options):
+    return WindowDataset(Tiles(), capture, margin=7, **options)
+
+
+def agreement(item, margin):
+    """Share of the pixels inside the image that show their label, and which are inside."""
+    rows, columns = item["mask"].shape
+    image = item["image"].permute(1, 2, 0).numpy()[margin : margin + rows]
+    mask = item["mask"].numpy()
+    inside = mask != 255
+    return (tiles(image[:, margin : margin + columns]) == mask)[inside].mean(), inside
+
+
+MEASURES = ("smaller_side", "geometric_mean", (60, 84))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("border", ["reflect", "constant"])
+def test_image_and_mask_travel_together(measure, border):
+    """A mask that is two pixels away from its image shows 0.9 of it."""
+    capture = Capture(60, 60, 56, measure=measure, border=border)
+    training = masked(capture, jitter=(50, 60, 75), seed=3)
+    beyond = 0
+    for epoch in range(12):
+        item = training[epoch, 1]
+        assert item["image"].shape == (3, 70, 70)
+        assert item["mask"].shape == (56, 56)
+        assert item["mask"].dtype == torch.uint8
+        share, inside = agreement(item, 7)
+        assert share > 0.97
+        beyond += int((~inside).sum())
+    # An image of 50 pixels' height does not fill 56 rows.
+    assert beyond > 0
+    assert {int(training[e, 1]["mask"][-1, 20] == 255) for e in range(12)} == {0, 1}
+
+
+def test_a_mask_is_mirrored_with_its_image():
+    capture = Capture(60, 60, 56)
+    plain, mirrored = (masked(capture, jitter=(60,), flip=flip) for flip in (False, True))
+    flipped = 0
+    for epoch in range(12):
+        left, right = plain[epoch, 0], mirrored[epoch, 0]
+        assert torch.equal(left["image"], right["image"]) == torch.equal(
+            left["mask"], right["mask"]
+        )
+        if not torch.equal(left["mask"], right["mask"]):
+            assert torch.equal(left["mask"].flip(-1), right["mask"])
+            flipped += 1
+    assert 2 <= flipped <= 10
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_test_sees_whole_images_with_whole_masks(measure):
+    capture = Capture(60, 60, "whole", measure=measure)
+    item = masked(capture)[0, 0]
+    shape = resized_shape((48, 90), 60, measure)
+    assert item["image"].shape[1:] == item["mask"].shape == shape
+    share, inside = agreement(item, 0)
+    assert share > 0.97
+    assert inside.all()
+
+
+def test_a_central_mask_lies_on_the_central_crop():
+    share, inside = agreement(masked(Capture(60, 60, 40))[0, 0], 7)
+    assert share > 0.97
+    assert inside.all()
+
+
+def test_a_mask_that_cannot_be_read_makes_its_image_unreadable():
+    item = masked(Capture(60, 60, 40))[0, 2]
+    assert item == {"index": 2, "unreadable": "2.png: cannot be read"}

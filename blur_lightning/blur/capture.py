@@ -3,7 +3,7 @@
 The order is that of Vasiljevic et al. 2016 (arXiv 1611.05760), section 3: an image is resized so
 that its smaller side has the canonical scale, which gives a blur of so many pixels the same
 meaning for all images; the blurred image is stored with 8 bits; only then it is resized to the
-scale of the network.
+scale of the network. For segmentation (section 5) the geometric mean of both sides has it instead.
 
 The data set does the first step and cuts out the window that the crop needs, with a margin for
 the kernel (`window_side`, `cut_window`); all that follows runs on the device, for a whole batch.
@@ -23,7 +23,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -34,8 +33,7 @@ from blur_lightning.blur.kernels import Rim
 from blur_lightning.blur.light import Light
 from blur_lightning.blur.resizing import REACH, Interpolation, resize_crops, resize_images
 from blur_lightning.errors import InputError
-
-_PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
+from blur_lightning.images import Measure
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Capture:
     """From images at the canonical scale to the network's input.
 
     Attributes:
-        canonical: Smaller side of an image when it is blurred, in pixels.
-        scale: Smaller side of the whole image at the network's scale, in pixels. Of several a
+        canonical: Smaller side of an image when it is blurred, in pixels, or another `measure`.
+        scale: The same of the whole image at the network's scale, in pixels. Of several a
             training image gets one at random, and in a test the network sees all.
         crop: Side of the square that the network sees, in pixels of its scale; or the whole image,
             for networks that take any size (see `models.dense`). Training needs a square.
@@ -57,6 +55,9 @@ class Capture:
             ImageNet-C does, which needs scale and canonical to be the same.
         jpeg_quality: Store the blurred crop as JPEG of this quality, 1 to 100; ImageNet-C: 85.
             Only with crop_first. None stores 8 bits without loss.
+        measure: What of an image has the canonical scale: "smaller_side"; "geometric_mean", the
+            square root of width times height; or both sides in pixels, to which images are
+            stretched, lying or upright: [256, 336] is Zoomout's.
     """
 
     canonical: int = 384
@@ -68,6 +69,7 @@ class Capture:
     light: Light = "srgb"
     order: Literal["blur_first", "crop_first"] = "blur_first"
     jpeg_quality: int | None = None
+    measure: Measure = "smaller_side"
 
     def __post_init__(self) -> None:
         if not self.scales or len(set(self.scales)) < len(self.scales):
@@ -76,7 +78,14 @@ class Capture:
         for name, side in sides.items():
             if isinstance(side, int) and side < 1:
                 raise InputError(f"capture.{name}: {side} is not 1 pixel or more")
-        if isinstance(self.crop, int) and self.crop > min(self.scales):
+        if isinstance(self.measure, tuple) and self.canonical != min(self.measure):
+            raise InputError(
+                f"capture.measure: {min(self.measure)} is the smaller side when an image is "
+                f"blurred; set capture.canonical {min(self.measure)} too"
+            )
+        # Other measures leave images with sides of any length: beyond them the border goes on.
+        fits = isinstance(self.crop, str) or self.crop <= min(self.scales)
+        if self.measure == "smaller_side" and not fits:
             raise InputError(
                 f"capture.crop: {self.crop} pixels do not fit an image of scale "
                 f"{min(self.scales)}; enlarge capture.scale too"
@@ -95,10 +104,12 @@ class Capture:
     @property
     def variant(self) -> str:
         """What differs from the defaults, scales apart: "light linear, rim area"; "" is nothing."""
-        names = ("border", "rim", "interpolation", "light", "order", "jpeg_quality")
+        names = ("measure", "border", "rim", "interpolation", "light", "order", "jpeg_quality")
         changed = [name for name in names if getattr(self, name) != getattr(Capture, name)]
-        changed = ["crop", *changed] if self.whole else changed
-        return ", ".join(f"{name} {getattr(self, name)}" for name in changed)
+        values = {name: getattr(self, name) for name in (["crop"] if self.whole else []) + changed}
+        if isinstance(self.measure, tuple):
+            values["measure"] = "x".join(map(str, sorted(self.measure)))
+        return ", ".join(f"{name} {value}" for name, value in values.items())
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -218,7 +229,7 @@ class Capture:
         """Resize 8-bit images and cut out the crop: float, 0..255, in memory of its own."""
         if isinstance(self.crop, str):
             sides = (blurred.shape[-2], blurred.shape[-1])
-            rows, columns = (max(scale, round(side * scale / self.canonical)) for side in sides)
+            rows, columns = (max(1, round(side * scale / self.canonical)) for side in sides)
             return resize_images(blurred, (rows, columns), self.interpolation)
         blurred = _centre(blurred, self.window_side_at(scale))
         if scale == self.canonical:
@@ -265,33 +276,3 @@ def normalize(
     shape = (3, 1, 1)
     images = images if inplace else images.clone()
     return images.sub_(images.new_tensor(mean).view(shape)).div_(images.new_tensor(std).view(shape))
-
-
-def cut_window(
-    image: NDArray[np.uint8],
-    *,
-    side: int,
-    margin: int,
-    place: tuple[float, float] = (0.5, 0.5),
-    border: Border = "reflect",
-) -> NDArray[np.uint8]:
-    """Cut a square out of an image, filling what lies beyond the image by the border rule.
-
-    Args:
-        image: (h, w, 3).
-        side: Side of the square that is wanted, in pixels.
-        margin: Pixels more on each side of it.
-        place: Where it lies between top and bottom, left and right, each in [0, 1]; 0.5 is centred.
-        border: What fills the outside.
-
-    Returns:
-        (side + 2 margin, side + 2 margin, 3).
-    """
-    pads, cuts = [], []
-    for length, fraction in zip(image.shape[:2], place, strict=True):
-        start = round((length - side) * fraction) - margin
-        stop = start + side + 2 * margin
-        pads.append((max(0, -start), max(0, stop - length)))
-        cuts.append(slice(max(0, start), min(length, stop)))
-    inside = image[cuts[0], cuts[1]]
-    return np.pad(inside, (*pads, (0, 0)), mode=_PADDING[border])  # type: ignore[call-overload]

@@ -5,6 +5,7 @@ from blur_lightning.data.fashion import FashionMNISTDataModule
 from blur_lightning.data.imagenet import ImageNetDataModule
 from blur_lightning.data.photos import PhotosDataModule
 from blur_lightning.data.scenes import ScenesDataModule
+from blur_lightning.data.voc import VOCDataModule
 
 __all__ = [
     "BlurDataModule",
@@ -12,4 +13,5 @@ __all__ = [
     "ImageNetDataModule",
     "PhotosDataModule",
     "ScenesDataModule",
+    "VOCDataModule",
 ]

@@ -19,16 +19,8 @@ from typing_extensions import override
 
 from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
-from blur_lightning.data.windows import (
-    KeyedSampler,
-    ShapeBatches,
-    Source,
-    Subset,
-    WindowDataset,
-    collate_readable,
-    fingerprint,
-    stratified,
-)
+from blur_lightning.data.batches import KeyedSampler, ShapeBatches, collate_readable
+from blur_lightning.data.windows import Source, Subset, WindowDataset, fingerprint, stratified
 from blur_lightning.errors import InputError
 from blur_lightning.images import resized_shape
 
@@ -46,8 +38,8 @@ class BlurDataModule(LightningDataModule, ABC):
         capture: Scales, crop and border of what the network sees.
         test_whole: Test and predict whole images instead of their central crops; the network must
             take any size (see `models.dense`).
-        jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
-            at random; empty is the canonical scale alone.
+        jitter: Scales, in pixels, to which training images are resized before the blur, one at
+            random, measured as the canonical one; empty is that alone.
         flip: Mirror half of the training images, left to right.
         fraction: Train on this part of every class, in (0, 1], drawn from the seed.
         per_class: Test on so many images of every class, drawn from the seed; None is all.
@@ -149,6 +141,8 @@ class BlurDataModule(LightningDataModule, ABC):
                 "or leave such images out with --data.skip_unreadable true"
             )
         self.unreadable.update(unreadable.values())
+        if "mask" in batch:
+            batch["mask"] = batch["mask"].long()  # bytes until here: an eighth to move
         assert self.trainer is not None
         if self.trainer.training and not self.trainer.validating and "image" in batch:
             keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
@@ -235,7 +229,7 @@ class BlurDataModule(LightningDataModule, ABC):
             "persistent_workers": self.num_workers > 0,
         }
         if capture.whole:
-            shapes = self._shapes(source, indices)
+            shapes = self._shapes(source, indices, reach=margin)
             batches = ShapeBatches(indices, shapes, batch_size=self.batch_size, **process)
             return DataLoader(dataset, batch_sampler=batches, **options)
         sampler = KeyedSampler(indices, seed=self.seed if training else None, **process)
@@ -258,12 +252,24 @@ class BlurDataModule(LightningDataModule, ABC):
             return everything  # so many batches from the first one on
         return [index for index in everything if index not in measured]
 
-    def _shapes(self, source: Source, indices: Sequence[int]) -> list[tuple[int, int]]:
+    def _shapes(
+        self, source: Source, indices: Sequence[int], *, reach: int
+    ) -> list[tuple[int, int]]:
         """Shapes at the canonical scale, from the heads of the files, which take turns to wait."""
         with ThreadPoolExecutor(max_workers=max(1, self.num_workers)) as pool:
             shapes = list(pool.map(source.shape, indices))
-        side = self.test_capture.canonical
-        return [resized_shape(shape, side) if min(shape) else shape for shape in shapes]
+        capture = self.test_capture
+        for place, shape in enumerate(shapes):
+            if min(shape) == 0:
+                continue
+            rows, columns = resized_shape(shape, capture.canonical, capture.measure)
+            if min(rows, columns) <= reach:
+                raise InputError(
+                    f"{source.names[indices[place]]}: {columns}x{rows} pixels at the canonical "
+                    f"scale, and a blur reaches {reach} to each side; remove it, or blur less"
+                )
+            shapes[place] = rows, columns
+        return shapes
 
 
 def check_reach(blur: BlurDistribution, capture: Capture) -> None:

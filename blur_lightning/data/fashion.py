@@ -64,8 +64,8 @@ class FashionMNISTDataModule(BlurDataModule):
         val_blur: What validation images are blurred with; None is blur, so that of runs which train
             on other mixes the figures do not compare.
         capture: Scales, crop and border of what the network sees.
-        jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
-            at random; empty is the canonical scale alone.
+        jitter: Scales, in pixels, to which training images are resized before the blur, one at
+            random, measured as the canonical one; empty is that alone.
         flip: Mirror half of the training images, left to right.
         batch_size: Images in a batch.
         num_workers: Processes that cut out windows; 0 is fastest, as nothing is decoded.

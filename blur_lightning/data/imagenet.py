@@ -60,8 +60,8 @@ class ImageNetDataModule(BlurDataModule):
         capture: Scales, crop and border of what the network sees.
         test_whole: Test and predict whole images instead of their central crops; the network must
             take any size (see `models.dense`).
-        jitter: Smaller sides, in pixels, to which training images are resized before the blur, one
-            at random; empty is the canonical scale alone.
+        jitter: Scales, in pixels, to which training images are resized before the blur, one at
+            random, measured as the canonical one; empty is that alone.
         flip: Mirror half of the training images, left to right.
         fraction: Train on this part of every class, in (0, 1], drawn from the seed.
         per_class: Test on so many images of every class, drawn from the seed; None is all.

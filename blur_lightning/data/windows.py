@@ -1,20 +1,20 @@
-"""From decoded images to batches of sharp windows, by keys alone.
+"""From decoded images, and their masks, to sharp windows, by keys alone.
 
 Every item is a function of (seed, epoch, index), so workers and processes need no random state.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset
 
 from blur_lightning.blur import Capture
-from blur_lightning.blur.capture import cut_window
-from blur_lightning.images import UnreadableImageError, resize_smaller_side
+from blur_lightning.blur.cutting import cut_mask, cut_window
+from blur_lightning.images import UnreadableImageError, resize_image, resized_shape
 
 
 @runtime_checkable
@@ -41,6 +41,18 @@ class Source(Protocol):
 
     def load(self, index: int) -> np.ndarray:
         """Decode one image to uint8 (h, w, 3); UnreadableImageError names a file that is broken."""
+        ...
+
+
+@runtime_checkable
+class MaskedSource(Source, Protocol):
+    """Images whose pixels are labelled; `size` counts the bytes of the masks too."""
+
+    def mask(self, index: int) -> np.ndarray:
+        """Labels of one image's pixels, uint8 (h, w) of its shape; 255 counts nowhere.
+
+        UnreadableImageError names a mask that is missing, broken or of another shape.
+        """
         ...
 
 
@@ -107,14 +119,18 @@ def fingerprint(source: Source) -> str:
 class WindowDataset(Dataset):
     """The windows of a source as `Capture` needs them; a function of (seed, epoch, index) alone.
 
+    A mask goes with its image, to the nearest pixel and without the margin: it lies on what the
+    network sees where the capture's scale is the canonical one.
+
     Args:
-        source: The images.
+        source: The images, with masks or without.
         capture: Gives the canonical scale, the side of a window and the border.
         margin: Pixels around each window for the blur to draw on.
         seed: Seed of the random windows.
-        jitter: Smaller sides in pixels that a training image is resized to, one of them at random,
-            to be seen at one of the capture's scales; None takes the central window of an image at
-            the canonical scale, or the whole of it where the capture's crop is that.
+        jitter: Scales in pixels, measured as the capture does, that a training image is resized to,
+            one of them at random, to be seen at one of the capture's scales; None takes the central
+            window of an image at the canonical scale, or the whole of it where the capture's crop
+            is that.
         flip: Mirror half of the images where there is a jitter.
     """
 
@@ -129,148 +145,81 @@ class WindowDataset(Dataset):
         flip: bool = True,
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
+        self.masked = source if isinstance(source, MaskedSource) else None
         self.seed, self.jitter, self.flip = seed, jitter, flip
 
     def __len__(self) -> int:
         return len(self.source.names)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        """Return a sharp window and its label for (epoch, index); an index alone is of epoch 0."""
+        """Return a sharp window, its label or mask for (epoch, index); an index alone is of epoch 0."""
         # Lightning's overfit_batches puts a sampler of its own in place of ours.
         epoch, index = key if isinstance(key, tuple) else (0, key)
         try:
             image = self.source.load(index)
+            mask = self.masked.mask(index) if self.masked else None
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
         item: dict[str, Any] = {"epoch": epoch, "index": index}
         if self.jitter is None:
-            item["image"] = _tensor(self._central(image))
+            capture = self.capture
+            item |= self._cut(image, mask, capture.canonical, scale=min(capture.scales))
         else:
-            item["image"], item["scale"] = self._random(image, epoch, index, self.jitter)
+            item |= self._random(image, mask, epoch, index, self.jitter)
         if self.source.labels is not None:
             item["label"] = self.source.labels[index]
         return item
 
-    def _central(self, image: np.ndarray) -> np.ndarray:
+    def _cut(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        length: int,
+        *,
+        scale: int,
+        place: tuple[float, float] = (0.5, 0.5),
+        flip: bool = False,
+    ) -> dict[str, Any]:
+        """Resize an image, with its mask, and cut the window of a scale out of both."""
         capture = self.capture
-        resized = resize_smaller_side(image, capture.canonical, interpolation=capture.interpolation)
-        if capture.whole:
-            return resized
-        side, border = capture.window_side, capture.border
-        return cut_window(resized, side=side, margin=self.margin, border=border)
+        shape = resized_shape((image.shape[0], image.shape[1]), length, capture.measure)
+        image = resize_image(image, shape, interpolation=capture.interpolation)
+        mask = None if mask is None else resize_image(mask, shape, interpolation="nearest")
+        if not capture.whole:
+            side, margin = capture.window_side_at(scale), self.margin
+            image = cut_window(image, side=side, margin=margin, place=place, border=capture.border)
+            mask = None if mask is None else cut_mask(mask, side=side, place=place)
+        direction = -1 if flip else 1
+        item = {"image": _tensor(image[:, ::direction])}
+        if mask is not None:
+            item["mask"] = torch.from_numpy(mask[:, ::direction].copy())
+        return item
 
     def _random(
-        self, image: np.ndarray, epoch: int, index: int, jitter: Sequence[int]
-    ) -> tuple[Tensor, int]:
+        self,
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        epoch: int,
+        index: int,
+        jitter: Sequence[int],
+    ) -> dict[str, Any]:
         """Cut the window of one scale; it lies in the middle of a frame for the smallest scale."""
         capture = self.capture
         generator = np.random.default_rng([self.seed, 2, epoch, index])
-        resized = resize_smaller_side(
-            image, int(generator.choice(jitter)), interpolation=capture.interpolation
-        )
+        length = int(generator.choice(jitter))
         place = (generator.random(), generator.random())
-        flip = self.flip and generator.random() < 0.5
+        flip = bool(self.flip and generator.random() < 0.5)
         scale = int(generator.choice(capture.scales)) if len(capture.scales) > 1 else 0
         scale = scale or capture.scales[0]
-        window = cut_window(
-            resized,
-            side=capture.window_side_at(scale),
-            margin=self.margin,
-            place=place,
-            border=capture.border,
-        )
-        window = window[:, ::-1] if flip else window
-        frame = capture.window_side + 2 * self.margin
-        if len(window) < frame:
-            before = (frame - len(window)) // 2
-            after = frame - len(window) - before
-            window = np.pad(window, ((before, after), (before, after), (0, 0)))
-        return _tensor(window), scale
+        item = self._cut(image, mask, length, scale=scale, place=place, flip=flip)
+        frame, window = capture.window_side + 2 * self.margin, item["image"]
+        if window.shape[-1] < frame:
+            before = (frame - window.shape[-1]) // 2
+            after = frame - window.shape[-1] - before
+            item["image"] = torch.nn.functional.pad(window, (before, after, before, after))
+        return item | {"scale": scale}
 
 
 def _tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-class KeyedSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index), so that workers and processes need no random state of their own.
-
-    Args:
-        indices: Which images of the data set, ascending.
-        seed: Seed of the shuffling; None keeps the order.
-        rank: This process.
-        processes: Number of processes, which take turns; in order, none is padded.
-    """
-
-    def __init__(
-        self, indices: Sequence[int], *, seed: int | None = None, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.indices = indices
-        self.seed, self.rank, self.processes = seed, rank, processes
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of every epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.asarray(self.indices, dtype=np.int64)
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, 3, self.epoch]).permutation(order)
-            # Gradients are averaged over processes, so each must take as many steps.
-            order = order[: len(order) // self.processes * self.processes]
-        return ((self.epoch, int(index)) for index in order[self.rank :: self.processes])
-
-    def __len__(self) -> int:
-        if self.seed is not None:
-            return len(self.indices) // self.processes
-        return len(range(self.rank, len(self.indices), self.processes))
-
-
-class ShapeBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of images of one shape each, so that whole images need no padding.
-
-    Args:
-        indices: Which images of the data set.
-        shapes: Rows and columns of each of them, at the canonical scale.
-        batch_size: Most images of a batch.
-        rank: This process.
-        processes: Number of processes, which take turns.
-    """
-
-    def __init__(
-        self,
-        indices: Sequence[int],
-        shapes: Sequence[tuple[int, int]],
-        *,
-        batch_size: int,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        alike: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for index, shape in sorted(zip(indices, shapes, strict=True), key=lambda pair: pair[::-1])[
-            rank::processes
-        ]:
-            alike.setdefault(shape, []).append((0, index))
-        self.batches = [
-            keys[start : start + batch_size]
-            for keys in alike.values()
-            for start in range(0, len(keys), batch_size)
-        ]
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Make a batch of the images that could be read; `unreadable` maps the others to their error.
-
-    A batch of which nothing could be read has no `image`.
-    """
-    unreadable = {item["index"]: item["unreadable"] for item in items if "unreadable" in item}
-    readable = [item for item in items if "unreadable" not in item]
-    return {**(default_collate(readable) if readable else {}), "unreadable": unreadable}

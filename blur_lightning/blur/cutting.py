@@ -1,0 +1,64 @@
+"""Windows of images and of their masks: any place, also beyond the edge."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blur_lightning.blur.border import Border
+
+VOID = 255  # the label of a mask's pixels that count nowhere, as in PASCAL VOC
+
+_PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
+
+
+def cut_window(
+    image: NDArray[np.uint8],
+    *,
+    side: int,
+    margin: int,
+    place: tuple[float, float] = (0.5, 0.5),
+    border: Border = "reflect",
+) -> NDArray[np.uint8]:
+    """Cut a square out of an image, filling what lies beyond the image by the border rule.
+
+    Args:
+        image: (h, w, 3).
+        side: Side of the square that is wanted, in pixels.
+        margin: Pixels more on each side of it.
+        place: Where it lies between top and bottom, left and right, each in [0, 1]; 0.5 is centred.
+        border: What fills the outside.
+
+    Returns:
+        (side + 2 margin, side + 2 margin, 3).
+    """
+    inside, pads = _inside(image, side=side, margin=margin, place=place)
+    return np.pad(inside, (*pads, (0, 0)), mode=_PADDING[border])  # type: ignore[call-overload]
+
+
+def cut_mask(
+    mask: NDArray[np.uint8], *, side: int, place: tuple[float, float] = (0.5, 0.5)
+) -> NDArray[np.uint8]:
+    """Cut out the square of a mask that `cut_window` cuts out of its image, without a margin.
+
+    Args:
+        mask: (h, w).
+        side: Side of the square, in pixels.
+        place: Where it lies between top and bottom, left and right, each in [0, 1].
+
+    Returns:
+        (side, side); `VOID` beyond the image, whatever continues the image there.
+    """
+    inside, pads = _inside(mask, side=side, margin=0, place=place)
+    return np.pad(inside, pads, constant_values=VOID)
+
+
+def _inside(
+    image: NDArray[np.uint8], *, side: int, margin: int, place: tuple[float, float]
+) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """The part of a square that is inside the image, and what it lacks before and after it."""
+    pads, cuts = [], []
+    for length, fraction in zip(image.shape[:2], place, strict=True):
+        start = round((length - side) * fraction) - margin
+        stop = start + side + 2 * margin
+        pads.append((max(0, -start), max(0, stop - length)))
+        cuts.append(slice(max(0, start), min(length, stop)))
+    return image[cuts[0], cuts[1]], pads

@@ -1,0 +1,61 @@
+import numpy as np
+
+from blur_lightning.data.batches import KeyedSampler, ShapeBatches, collate_readable
+
+
+def test_a_sampler_yields_every_index_once_over_all_processes():
+    for processes in (1, 2, 3):
+        samplers = [
+            KeyedSampler(range(13), rank=rank, processes=processes) for rank in range(processes)
+        ]
+        assert sorted(i for sampler in samplers for _, i in sampler) == list(range(13))
+        assert sum(map(len, samplers)) == 13
+
+
+def test_training_is_shuffled_anew_in_each_epoch_and_alike_on_all_processes():
+    def orders(epoch, processes):
+        samplers = [
+            KeyedSampler(range(12), seed=7, rank=r, processes=processes) for r in range(processes)
+        ]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        return [list(sampler) for sampler in samplers]
+
+    (first,), (second,) = orders(0, 1), orders(1, 1)
+    assert sorted(i for _, i in first) == list(range(12))
+    assert [i for _, i in first] != [i for _, i in second]
+    assert {epoch for epoch, _ in second} == {1}
+    assert [pair for turn in zip(*orders(0, 2), strict=True) for pair in turn] == first
+
+
+def test_processes_take_as_many_training_steps():
+    samplers = [KeyedSampler(range(13), seed=0, rank=rank, processes=3) for rank in range(3)]
+    assert [len(list(sampler)) for sampler in samplers] == [len(s) for s in samplers] == [4, 4, 4]
+
+
+def test_a_batch_keeps_what_can_be_read():
+    broken = {"index": 7, "unreadable": "photo.jpg: cannot be read"}
+    batch = collate_readable([{"index": 1}, broken, {"index": 2}])
+    assert batch["index"].tolist() == [1, 2]
+    assert batch["unreadable"] == {7: "photo.jpg: cannot be read"}
+    assert set(collate_readable([broken])) == {"unreadable"}
+
+
+def test_batches_of_whole_images_have_one_shape_and_hold_every_image_once():
+    generator = np.random.default_rng(0)
+    shapes = [(32, int(side)) for side in generator.choice([32, 40, 48], size=31)]
+    indices = list(range(100, 131))
+    for processes in (1, 2, 3):
+        samplers = [
+            ShapeBatches(indices, shapes, batch_size=4, rank=rank, processes=processes)
+            for rank in range(processes)
+        ]
+        batches = [[index for _, index in batch] for sampler in samplers for batch in sampler]
+        assert sorted(index for batch in batches for index in batch) == indices
+        assert all(len({shapes[index - 100] for index in batch}) == 1 for batch in batches)
+        assert max(map(len, batches)) == 4
+        # All but the last of a shape are full.
+        assert len(batches) <= 31 / 4 + 3 * processes
+        assert [len(list(sampler)) for sampler in samplers] == [
+            len(sampler) for sampler in samplers
+        ]

@@ -1,0 +1,88 @@
+import hashlib
+
+import pytest
+from small_voc import TRAIN, VAL, write_list, write_sbd, write_voc
+
+from blur_lightning import voc_layout
+from blur_lightning.downloads import DATA
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """VOC2012 as small as the tests' own."""
+    counts = {"train": len(TRAIN), "val": len(VAL), "trainaug": len(TRAIN) + 1}
+    monkeypatch.setattr(voc_layout, "COUNTS", counts)
+
+
+def need(root, *, trains=True, **settings):
+    settings = {f"data.{key}": value for key, value in settings.items()}
+    return DATA["VOCDataModule"]({"data.root": str(root), **settings}, trains)
+
+
+def test_the_true_counts_are_those_of_voc2012():
+    assert voc_layout.COUNTS["train"] + voc_layout.COUNTS["val"] == 2913
+    assert (voc_layout.COUNTS["trainaug"], voc_layout.COUNTS["train_noval"]) == (10582, 5623)
+
+
+def test_a_whole_voc_is_ok(tmp_path, counts):
+    write_voc(tmp_path / "VOCdevkit/VOC2012")
+    found = need(tmp_path)
+    assert found.mark == "ok"
+    assert found.what.endswith("VOCdevkit/VOC2012: val 2, train 3")
+    assert need(tmp_path, trains=False).what.endswith("VOC2012: val 2")
+
+
+def test_a_list_of_another_length_is_missing_unless_the_classes_are_others(tmp_path, counts):
+    write_voc(tmp_path)
+    write_list(tmp_path / "ImageSets/Segmentation/train.txt", TRAIN[:2])
+    found = need(tmp_path)
+    assert (found.mark, found.what) == ("missing", f"data: train of {tmp_path} has 2 images, not 3")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert need(tmp_path).mark == "ok"
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (f"JPEGImages/{TRAIN[0]}.jpg", f"lacks 1 of 3 images, such as {TRAIN[0]}"),
+        (f"SegmentationClass/{TRAIN[0]}.png", "lacks 1 of 3 masks, such as"),
+        ("ImageSets/Segmentation/val.txt", "val.txt: cannot be read"),
+    ],
+)
+def test_what_is_not_there_is_told_with_its_remedy(tmp_path, counts, gone, message):
+    write_voc(tmp_path)
+    (tmp_path / gone).unlink()
+    found = need(tmp_path)
+    assert found.mark == "missing"
+    assert message in found.what
+    assert "fetch" in found.remedy
+
+
+def test_masks_may_come_from_sbd_or_a_named_folder(tmp_path, counts):
+    write_voc(tmp_path, masks="mine")
+    assert need(tmp_path).mark == "missing"
+    assert need(tmp_path, **{"masks.0": "mine"}).mark == "ok"
+    write_voc(tmp_path / "voc")
+    sbd = write_sbd(tmp_path / "sbd", [TRAIN[0], VAL[0]], ["a"])
+    (tmp_path / f"voc/JPEGImages/{TRAIN[0]}.jpg").rename(tmp_path / "voc/JPEGImages/a.jpg")
+    write_voc(tmp_path / "voc")
+    found = need(tmp_path / "voc", train_split="trainaug", sbd_root=str(sbd))
+    assert found.what.endswith("val 2, trainaug 4")
+
+
+def test_damaged_downloads_are_found_by_their_md5(tmp_path, counts, monkeypatch):
+    write_voc(tmp_path / "VOC2012")
+    archive = tmp_path / "benchmark.tgz"
+    archive.write_bytes(b"short")
+    found = need(tmp_path)
+    assert (found.mark, found.remedy) == ("missing", "fetch it again")
+    assert found.what == f"data: {archive} is damaged: its MD5 differs"
+    md5 = {"benchmark.tgz": hashlib.md5(b"short").hexdigest()}
+    monkeypatch.setattr(voc_layout, "MD5", md5)
+    assert need(tmp_path).mark == "ok"
+
+
+def test_no_folder_at_all_says_where_to_point(tmp_path):
+    found = need(tmp_path / "none")
+    assert found.mark == "missing"
+    assert found.remedy.startswith("point --data.root at")

@@ -14,10 +14,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from blur_lightning.errors import InputError
+from blur_lightning.images import VOID
 
 Boundary = Literal["label_change", "void_band"]
-
-VOID = 255  # in PASCAL VOC and most data sets after it
 
 
 def trimap(

@@ -20,9 +20,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-from blur_lightning.boundaries import VOID, Boundary, inner_boundary, trimap
+from blur_lightning.boundaries import Boundary, inner_boundary, trimap
 from blur_lightning.counts import fraction, mean_iou
 from blur_lightning.errors import InputError
+from blur_lightning.images import VOID
 
 
 class ClassCounts(NamedTuple):

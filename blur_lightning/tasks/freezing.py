@@ -1,8 +1,8 @@
 """The blocks of a network, and how the first ones are kept as they are in training.
 
-Vasiljevic et al. 2016 (section 4.3, Figure 4) find that fine-tuning on blur leaves what the first
-layers of VGG-16 answer to blur nearly as it was, and makes what follows the fourth and fifth
-pooling invariant. Keeping layers is not theirs: of those that they train, section 4 excepts none.
+Vasiljevic et al. 2016 (section 4.3, Figure 4, one image) find that after fine-tuning on blur the
+first layers of VGG-16 still answer a blurry image otherwise than a sharp one, while the fifth
+pooling, and less so the fourth, hardly does. They do not freeze: section 4 names no layer.
 """
 
 from collections.abc import Iterator

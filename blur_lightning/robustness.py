@@ -102,7 +102,8 @@ def summarize(
         whole: More metrics from all rows of a condition at once, with their intervals.
         run: Name of the run.
         model: Name of the network.
-        trained_on: Blur mix that the network was trained on; `original` if it is as published.
+        trained_on: Blur mix that the network was trained on, with `, freeze 2` if two blocks were
+            frozen; `original` if it is as published.
         dataset: Name of the data.
         scale: Network scale in px.
     """

@@ -14,6 +14,7 @@ from blur_lightning.measures import abstention_table
 from blur_lightning.robustness import Interval
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.diary import BlurDiary, Level, Table, most_problematic
+from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.rows import Columns
 
 
@@ -26,6 +27,9 @@ class ClassificationTask(Task):
         optimizer: The optimiser, whole; needed by fit only.
         lr_scheduler: Schedule of the learning rate; None keeps it.
         lr_interval: Whether the schedule counts epochs or optimiser steps.
+        freeze: How many of the network's first blocks fit keeps as they are, weights and batch
+            statistics; 0 trains all. A block is a layer, a residual or transformer block, or a
+            stage; a number too large is answered with their names.
         channels_last: Keep images and weights with the channels last in memory, which is faster
             for convolutions on most CPUs and GPUs.
         compile: Compile the network (torch.compile), which pays for long runs on a GPU.
@@ -46,6 +50,7 @@ class ClassificationTask(Task):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
+        freeze: int = 0,
         channels_last: bool = False,
         compile: bool = False,
         conditions: Sequence[str] = ("sharp",),
@@ -64,6 +69,15 @@ class ClassificationTask(Task):
             trained_on=trained_on,
         )
         self._levels: list[Level] = []
+        self._freeze, self._frozen = freeze, freeze_blocks(net, freeze)
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        for name in self._frozen:  # by name: Lightning may have put other modules in their place
+            self.net.get_submodule(name).eval()
+        if self._freeze:
+            self.trained_on += f", freeze {self._freeze}"
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:

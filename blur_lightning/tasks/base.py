@@ -23,17 +23,15 @@ from blur_lightning.errors import InputError
 from blur_lightning.measurements import Measurements
 from blur_lightning.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
+from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.networks import (
     network_name,
-    pretrained_setting,
+    normalization,
     trained_mix,
     weights_hash,
 )
 from blur_lightning.tasks.rows import Columns, columns_of
 from blur_lightning.tasks.training import divergence, optimizers
-
-# Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Result = TypeVar("Result")
 
@@ -56,6 +54,7 @@ class Task(LightningModule, ABC):
         optimizer: OptimizerCallable | None,
         lr_scheduler: LRSchedulerCallable | None,
         lr_interval: Literal["epoch", "step"],
+        freeze: int,
         channels_last: bool,
         compile: bool,
         conditions: Sequence[str],
@@ -66,6 +65,7 @@ class Task(LightningModule, ABC):
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
+        self._freeze, self._frozen = freeze, freeze_blocks(net, freeze)
         if compile:
             self.net.compile()  # in place: the names of the weights stay
         self.conditions = parse_conditions(conditions)
@@ -92,12 +92,12 @@ class Task(LightningModule, ABC):
     @property
     def mean(self) -> Sequence[float]:
         """Of each channel of the network's input, as timm knows it; else ImageNet's."""
-        return pretrained_setting(self.net, "mean", IMAGENET_MEAN)
+        return normalization(self.net)["mean"]
 
     @property
     def std(self) -> Sequence[float]:
         """Of each channel of the network's input, as timm knows it; else ImageNet's."""
-        return pretrained_setting(self.net, "std", IMAGENET_STD)
+        return normalization(self.net)["std"]
 
     @override
     def forward(self, image: Tensor | list[Tensor]) -> Tensor:
@@ -129,6 +129,10 @@ class Task(LightningModule, ABC):
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.trained_on = str(self.datamodule.blur)
+        for name in self._frozen:  # by name: Lightning may have put other modules in their place
+            self.net.get_submodule(name).eval()
+        if self._freeze:
+            self.trained_on += f", freeze {self._freeze}"
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

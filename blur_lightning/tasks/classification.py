@@ -14,7 +14,6 @@ from blur_lightning.measures import abstention_table
 from blur_lightning.robustness import Interval
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.diary import BlurDiary, Level, Table, most_problematic
-from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.rows import Columns
 
 
@@ -62,6 +61,7 @@ class ClassificationTask(Task):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             lr_interval=lr_interval,
+            freeze=freeze,
             channels_last=channels_last,
             compile=compile,
             conditions=conditions,
@@ -69,15 +69,6 @@ class ClassificationTask(Task):
             trained_on=trained_on,
         )
         self._levels: list[Level] = []
-        self._freeze, self._frozen = freeze, freeze_blocks(net, freeze)
-
-    @override
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        for name in self._frozen:  # by name: Lightning may have put other modules in their place
-            self.net.get_submodule(name).eval()
-        if self._freeze:
-            self.trained_on += f", freeze {self._freeze}"
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:

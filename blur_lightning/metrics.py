@@ -76,9 +76,9 @@ def boundary_counts(
 ) -> ClassCounts:
     """Count the pixels in the inner boundary of each class: what Boundary IoU is made of.
 
-    Void cuts the prediction as it cuts the truth: what is predicted there changes nothing, and who
-    is right on all other pixels has the truth's boundary. (The panoptic evaluation of Cheng et al.
-    2021 does not count void either, but lets the prediction's boundary run through it.)
+    Void cuts the prediction as it cuts the truth: what is predicted there changes nothing, and a
+    prediction that is right elsewhere has the truth's boundary. (The panoptic evaluation of Cheng
+    et al. 2021 does not count void either, but lets the prediction's boundary run through it.)
 
     Args:
         prediction: Predicted classes.

@@ -38,6 +38,7 @@ UNHELPFUL = (
     r"Checkpoint directory .* exists and is not empty",
     r"The dirpath has changed from",
     r"predict returned None",
+    r"You are using a custom batch sampler `ShapeBatches`",
     r"You requested to overfit but enabled",
     r"It is recommended to use `self.log\('test/",  # the same on all processes
 )

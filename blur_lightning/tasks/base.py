@@ -100,7 +100,7 @@ class Task(LightningModule, ABC):
         return normalization(self.net)["std"]
 
     @override
-    def forward(self, image: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, image: Tensor | list[Tensor]) -> Any:
         """Images (b, 3, h, w), or a list of the same images at several scales."""
         try:
             if isinstance(image, Tensor):

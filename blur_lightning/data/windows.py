@@ -152,7 +152,7 @@ class WindowDataset(Dataset):
         return len(self.source.names)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        """Return a sharp window, its label or mask for (epoch, index); an index alone is of epoch 0."""
+        """Return a sharp window, its label or mask, for (epoch, index); an index is of epoch 0."""
         # Lightning's overfit_batches puts a sampler of its own in place of ours.
         epoch, index = key if isinstance(key, tuple) else (0, key)
         try:

@@ -16,7 +16,7 @@ FASHION := data/fashion-mnist
 STAMPS := data/stamps
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo fashion test test-all check format bench figures
+.PHONY: help install demo stamps fashion test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,8 @@ $(STAMPS): | install
 	for package in data/stamps-source/*.deb; do dpkg-deb -x $$package data/stamps-source; done
 	$(VENV)/bin/python benchmarks/stamps.py --source data/stamps-source --out $@
 	rm -r data/stamps-source
+
+stamps: $(STAMPS)  ## build a data set for segmentation from Debian's photographs (2 min)
 
 fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the paper's claims (40 min)
 	test -e runs/fashion_base/robustness.csv || OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/fashion_base.yaml

@@ -1,6 +1,6 @@
 """Builds a data set for semantic segmentation from photographs: objects pasted on grounds.
 
-    make data/stamps
+    make stamps
     python benchmarks/stamps.py --source DIR --out data/stamps [--images 1200] [--seed 0]
 
 DIR holds Debian's packages tuxpaint-stamps-default (GPL-2 or later) and mate-backgrounds (GPL-2+),
@@ -36,7 +36,8 @@ import PIL
 from PIL import Image
 
 from blur_lightning.errors import InputError
-from blur_lightning.voc_layout import VOID, palette
+from blur_lightning.images import VOID
+from blur_lightning.voc_layout import palette
 
 PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds")
 STAMPS, GROUNDS = Path("usr/share/tuxpaint/stamps"), Path("usr/share/backgrounds/mate/nature")

@@ -17,9 +17,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from blur_lightning.errors import InputError
-from blur_lightning.images import DECODER_ERRORS, UnreadableImageError
+from blur_lightning.images import DECODER_ERRORS, VOID, UnreadableImageError
 
-VOID = 255
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
     *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),

@@ -87,4 +87,4 @@ def test_no_folder_at_all_says_where_to_point_or_what_makes_it(tmp_path, monkeyp
     found = need(tmp_path / "none")
     assert found.mark == "missing"
     assert found.remedy.startswith("point --data.root at")
-    assert need("data/stamps").remedy == "make data/stamps"
+    assert need("data/stamps").remedy == "make stamps"

@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blur_lightning.blur.border import Border
-
-VOID = 255  # the label of a mask's pixels that count nowhere, as in PASCAL VOC
+from blur_lightning.images import VOID
 
 _PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
 

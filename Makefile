@@ -13,9 +13,10 @@ export GOMP_SPINCOUNT := 0
 
 # Fashion-MNIST, from Debian's package; elsewhere: README.md.
 FASHION := data/fashion-mnist
+STAMPS := data/stamps
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo fashion test test-all check format bench figures
+.PHONY: help install demo stamps fashion test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +41,16 @@ $(FASHION):
 	dpkg-deb -x data/dataset-fashion-mnist_*.deb data/unpacked
 	mv data/unpacked/usr/share/datasets/fashion-mnist $@
 	rm -r data/unpacked data/dataset-fashion-mnist_*.deb
+
+# Photographs of objects and of nature, from two of Debian's packages.
+$(STAMPS): | install
+	mkdir -p data/stamps-source
+	cd data/stamps-source && apt-get download tuxpaint-stamps-default mate-backgrounds
+	for package in data/stamps-source/*.deb; do dpkg-deb -x $$package data/stamps-source; done
+	$(VENV)/bin/python benchmarks/stamps.py --source data/stamps-source --out $@
+	rm -r data/stamps-source
+
+stamps: $(STAMPS)  ## build a data set for segmentation from Debian's photographs (2 min)
 
 fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the paper's claims (40 min)
 	test -e runs/fashion_base/robustness.csv || OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/fashion_base.yaml

@@ -69,7 +69,8 @@ def _voc(settings: Settings, trains: bool) -> Need:
         )
     except InputError as error:
         what, _, remedy = str(error).rpartition("; ")
-        return Need("missing", f"data: {what}", remedy)
+        built = given.name == "stamps" and not given.exists()
+        return Need("missing", f"data: {what}", "make stamps" if built else remedy)
     for split, count in counts.items():
         expected = voc_layout.COUNTS.get(split, count) if is_voc else count
         if count != expected:

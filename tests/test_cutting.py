@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from blur_lightning.blur.cutting import VOID, cut_mask, cut_window
+from blur_lightning.blur.cutting import cut_mask, cut_window
+from blur_lightning.images import VOID
 
 
 def picture(height, width):

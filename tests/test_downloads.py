@@ -82,7 +82,9 @@ def test_damaged_downloads_are_found_by_their_md5(tmp_path, counts, monkeypatch)
     assert need(tmp_path).mark == "ok"
 
 
-def test_no_folder_at_all_says_where_to_point(tmp_path):
+def test_no_folder_at_all_says_where_to_point_or_what_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     found = need(tmp_path / "none")
     assert found.mark == "missing"
     assert found.remedy.startswith("point --data.root at")
+    assert need("data/stamps").remedy == "make stamps"

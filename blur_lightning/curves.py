@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blur_lightning.robustness import Record
@@ -22,6 +22,10 @@ class Measure(NamedTuple):
 MEASURES = {
     "top1": Measure("top-1", 100, 1, "%", max, 100.0),
     "top5": Measure("top-5", 100, 1, "%", max, 100.0),
+    "miou": Measure("mean IoU", 100, 1, "%", max, 100.0),
+    "boundary_miou": Measure("mean IoU near boundaries", 100, 1, "%", max, 100.0),
+    "boundary_iou": Measure("Boundary IoU", 100, 1, "%", max, 100.0),
+    "pixel_accuracy": Measure("pixels right", 100, 1, "%", max, 100.0),
     "entropy": Measure("entropy", unit="nats"),
     "cross_entropy": Measure("cross-entropy", unit="nats", best=min),
     "ece": Measure("calibration error", 100, 1, "%", min),
@@ -29,6 +33,7 @@ MEASURES = {
     "coverage": Measure("answered at 5 % risk", 100, 1, "%", max, 100.0),
     "survival": Measure("decisions unchanged", 100, 1, "%", max, 100.0),
 }
+MAIN = ("top1", "miou")  # what a network is known by: the first of these that it has
 # Name and unit of the number behind a symbol; all others count waves.
 AXES = {
     "D": ("disk radius", "px"),
@@ -148,6 +153,11 @@ def metrics_of(sections: Iterable[Section]) -> list[str]:
     """Metrics of sections, in the order of the records."""
     cells = [cells for section in sections for cells in section.lines.values()]
     return list(dict.fromkeys(metric for c in cells for _, metric in c))
+
+
+def main_metric(metrics: Sequence[str]) -> str:
+    """The metric that a network is known by; the first one where it has none of `MAIN`."""
+    return next((metric for metric in MAIN if metric in metrics), metrics[0])
 
 
 def measure_of(metric: str) -> Measure:

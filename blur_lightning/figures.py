@@ -19,6 +19,7 @@ from blur_lightning.curves import (
     Section,
     Style,
     limits_of,
+    main_metric,
     measure_of,
     metrics_of,
     panels_of,
@@ -52,12 +53,12 @@ def draw(axes: Any, panel: Panel, styles: dict[Line, Style]) -> None:
 
 
 def figure_svg(sections: list[Section], figure: Path) -> str:
-    """The top-1 curves as a picture of their own."""
-    shown = [section for section in sections if "top1" in metrics_of([section])]
-    rows = [panels for section in shown if (panels := panels_of(section, "top1"))]
-    if not rows:
-        raise InputError(f"{figure}: no curve to draw; test top-1 under two strengths of a blur")
-    return _svg(rows, styles_of(shown), alone=True)
+    """The curves of top-1, or of mean IoU, as a picture of their own."""
+    drawn = [(s, panels_of(s, main_metric(metrics_of([s])))) for s in sections]
+    drawn = [(section, panels) for section, panels in drawn if panels]
+    if not drawn:
+        raise InputError(f"{figure}: no curve to draw; test under two strengths of a blur")
+    return _svg([row for _, row in drawn], styles_of([s for s, _ in drawn]), alone=True)
 
 
 def write_figures(sections: list[Section], folder: Path) -> list[Path]:
@@ -144,7 +145,7 @@ def curves_html(section: Section, styles: dict[Line, Style]) -> str:
     metrics = metrics_of([section])
     own = {line: styles[line] for line in [*section.lines][:DRAWN]}
     rows = ""
-    for metric in [m for m in ("top1", "entropy") if m in metrics] or metrics[:1]:
+    for metric in dict.fromkeys((main_metric(metrics), *{"entropy"}.intersection(metrics))):
         drawings = (_svg([[panel]], own, alone=False) for panel in panels_of(section, metric))
         figures = "".join(f"<figure>{inline_svg(drawing)}</figure>" for drawing in drawings)
         rows += f'<div class="panels">{figures}</div>' if figures else ""

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
+from blur_lightning.curves import measure_of
 from blur_lightning.diary_chart import diary_svg
 from blur_lightning.errors import InputError
 from blur_lightning.figures import inline_svg
@@ -52,12 +53,12 @@ def summaries_html(records: Sequence[Record]) -> str:
 
 
 def _curves(records: Sequence[Record]) -> str:
-    """Area and half of top-1, the means of the runs that repeat a curve."""
+    """Area and half of curves, the means of the runs that repeat a curve."""
     repeats: dict[tuple[str, ...], list[Curve]] = {}
     for c in curve_records(records):
-        if c.metric == "top1":
-            span = f"{c.from_:g} to {c.to:g}"
-            key = (c.dataset, c.model, c.trained_on, c.scale, c.family, span)
+        if c.metric != "top5":
+            span, name = f"{c.from_:g} to {c.to:g}", measure_of(c.metric).title
+            key = (c.dataset, c.model, c.trained_on, c.scale, name, c.family, span)
             repeats.setdefault(key, []).append(c)
     rows = []
     for names, curves in repeats.items():
@@ -65,8 +66,8 @@ def _curves(records: Sequence[Record]) -> str:
         half = f"{fmean(halves):.2f}" if len(halves) == len(curves) else "beyond"
         area = fmean(curve.area for curve in curves)
         rows.append((*names, str(len(curves)), f"{100 * area:.1f}", half))
-    heads = [*_NETWORK, "blur", "range", "runs", "area (%)", "half at"]
-    return _table("Top-1 over a family of blurs", heads, rows, names=6)
+    heads = [*_NETWORK, "metric", "blur", "range", "runs", "area (%)", "half at"]
+    return _table("Accuracy over a family of blurs", heads, rows, names=7)
 
 
 def _corruptions(records: Sequence[Record]) -> str:

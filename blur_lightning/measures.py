@@ -18,6 +18,7 @@ from blur_lightning.robustness import Record
 # of an aberration leave an Airy pattern of 1 pixel, and ImageNet-C's severities begin at 1.
 SHARP_AT_ZERO = frozenset({"disk", "horizontal", "vertical", "motion", "gaussian", "airy"})
 
+SUMMED_UP = ("top1", "top5", "miou", "boundary_miou")  # metrics whose curves have an area
 BLURS_OF_IMAGENET_C = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur")
 # AlexNet's errors under these, means over the five severities: as the authors use them themselves
 # (Hendrycks et al. 2020, arXiv 1912.02781, `imagenet.py` of google-research/augmix), and as
@@ -48,8 +49,7 @@ class Curve(NamedTuple):
 def area_under_curve(parameters: Sequence[float], values: Sequence[float]) -> float:
     """Mean of a curve over its parameters: the area of its trapezoids, divided by the range.
 
-    Of fractions it is a fraction. Parameters that are not strictly increasing, or fewer than 2,
-    are an InputError.
+    Parameters that are not strictly increasing, or fewer than 2, are an InputError.
     """
     _check_curve(parameters, values)
     return float(np.trapezoid(values, parameters) / (parameters[-1] - parameters[0]))
@@ -78,7 +78,7 @@ def _check_curve(parameters: Sequence[float], values: Sequence[float]) -> None:
 
 
 def curve_records(records: Sequence[Record]) -> list[Curve]:
-    """Sum up top-1 and top-5 over each family of which two strengths or more were measured.
+    """Sum up `SUMMED_UP` over each family of which two strengths or more were measured.
 
     A condition counts if it has one strength and at most one direction: D4, M8@30, zoom_blur-3.
     Mixes, ranges and shares of an image do not. Sharp is the strength 0 of `SHARP_AT_ZERO`. What
@@ -89,7 +89,7 @@ def curve_records(records: Sequence[Record]) -> list[Curve]:
     for record in records:
         network: Sequence[Any] = (*record[:4], record.scale)
         plain = re.fullmatch(r"[A-Za-z_]+-?\d+(?:\.\d+)?(@-?\d+(?:\.\d+)?)?", record.condition)
-        if record.metric not in ("top1", "top5"):
+        if record.metric not in SUMMED_UP:
             continue
         if record.condition == "sharp":
             sharp.setdefault((*network, record.metric), []).append(record.value)

@@ -16,6 +16,7 @@ from blur_lightning.curves import (
     Cells,
     Line,
     Section,
+    main_metric,
     measure_of,
     sections_of,
     styles_of,
@@ -172,7 +173,7 @@ def _overlap(one: Cell, other: Cell) -> bool:
 def _sentence(line: Line, cells: Cells, label: str) -> str:
     """One network in a sentence: how good it is on sharp images, and where it is worst."""
     metrics = [metric for _, metric in cells]
-    metric = "top1" if "top1" in metrics else metrics[0]
+    metric = main_metric(metrics)
     measure = measure_of(metric)
     found = {condition: cell for (condition, m), cell in cells.items() if m == metric}
     first = "sharp" if "sharp" in found else next(iter(found))

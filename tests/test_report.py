@@ -109,7 +109,7 @@ def test_the_page_is_balanced_and_asks_for_nothing(tmp_path):
 
 def test_the_table_holds_the_values_in_the_order_of_the_records(tmp_path):
     table, _, summary = Page(page_of(make_run(tmp_path / "run"))).tables
-    assert summary[1][4:] == ["disk", "0 to 8", "1", "68.8", "beyond"]
+    assert summary[1][4:] == ["top-1", "disk", "0 to 8", "1", "68.8", "beyond"]
     assert table == [
         ["test blur", "trained on"],
         ["original"],

@@ -139,6 +139,11 @@ def _mean(records: list[Record]) -> Cell:
     return Cell(value, low, high, len(records), n, tuple(record.run for record in records))
 
 
+def curve_of(record: Record) -> str:
+    """Name of the curve that a record lies on: its family, with direction and share (motion@30)."""
+    return record.family + "".join(re.findall(r"[@%].*", record.condition))
+
+
 def metrics_of(sections: Iterable[Section]) -> list[str]:
     """Metrics of sections, in the order of the records."""
     cells = [cells for section in sections for cells in section.lines.values()]

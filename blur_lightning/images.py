@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+VOID = 255  # label of a mask's pixels that count nowhere, as in PASCAL VOC
+
 # What a folder may hold besides images is told apart by ending, as people do.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-
-VOID = 255  # the label of pixels that count nowhere, as in PASCAL VOC
 
 # What of an image has the length that it is resized to: its smaller side; the square root of its
 # area (Vasiljevic et al. 2016, section 5); or both sides, whatever its aspect.

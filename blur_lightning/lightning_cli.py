@@ -38,6 +38,7 @@ UNHELPFUL = (
     r"Checkpoint directory .* exists and is not empty",
     r"The dirpath has changed from",
     r"predict returned None",
+    r"You are using a custom batch sampler `ShapeBatches`",
     r"You requested to overfit but enabled",
     r"It is recommended to use `self.log\('test/",  # the same on all processes
 )
@@ -160,6 +161,8 @@ class BlurLightningCLI(LightningCLI):
                 f"ckpt_path: {path} was trained for {epochs} epochs already, so nothing is left to "
                 "do; raise --trainer.max_epochs"
             )
+        if self.subcommand == "fit":
+            _check_same_freeze(str(path), checkpoint, self.model)
 
 
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:
@@ -233,3 +236,15 @@ def _read_weights(path: Path, model: LightningModule) -> dict[str, Any]:
         ) from error
     check_same_network(model, weights, what=f"ckpt_path: {path}", network="model.net")
     return checkpoint
+
+
+def _check_same_freeze(path: str, checkpoint: dict[str, Any], model: LightningModule) -> None:
+    """Refuse to go on with other trained weights: the optimiser's state would not fit them."""
+    states = checkpoint.get("optimizer_states", [])
+    held = sum(len(group["params"]) for state in states for group in state["param_groups"])
+    trained = sum(weight.requires_grad for weight in model.parameters())
+    if states and held != trained:
+        raise InputError(
+            f"ckpt_path: {path} trained {held} weight tensors, this fit {trained}; give the "
+            "--model.freeze it was trained with, or begin anew from it by models.finetuned"
+        )

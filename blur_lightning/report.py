@@ -42,6 +42,7 @@ from blur_lightning.robustness import (
     replacing,
 )
 from blur_lightning.serving import serve as serve_page
+from blur_lightning.wandb_report import read_place, save_report
 
 PICTURES = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -57,36 +58,49 @@ class Run(NamedTuple):
 def report(
     runs: list[Path],
     *,
-    out: Path,
+    out: Path | None = None,
     figure: Path | None = None,
     figures: Path | None = None,
     paper: list[str] | str | None = None,
     serve: bool = False,
     port: int = 0,
+    wandb: str | None = None,
 ) -> None:
     """Write one HTML page with the curves, tables and pictures of finished tests.
 
     The page needs no other file and no network. Runs of one network on the same data are shown as
-    their mean.
+    their mean. With --wandb, the curves of runs that are on W&B also become a report there.
 
     Args:
         runs: Folders of test runs, searched for robustness.csv at any depth, or such files.
-        out: The page to write; ends in .html.
+        out: The page to write; ends in .html. Only --wandb does without one.
         figure: Also write the top-1 curves as a picture of their own; ends in .svg.
         figures: Folder for every curve as PNG and PDF, as wide as a journal's column.
         paper: A table of a paper, or a list of them, to show beside what was measured, e.g.
             vasiljevic2016_table3; a cell that no run measured says why.
         serve: Show the page on 127.0.0.1 until Ctrl-C, and renew it when runs have new records.
         port: Port of --serve; 0 takes a free one.
+        wandb: ENTITY/PROJECT of the runs on Weights & Biases, which gets a report with their
+            curves, one line for each training mix, their conditions and pictures. Needs a key
+            (wandb login) and pip install 'blur_lightning[wandb-reports]'; prints the address.
     """
+    place = read_place(wandb) if wandb is not None else None
+    page_only = figure or figures or paper or serve
+    if out is None and (place is None or page_only):
+        raise InputError("--out: none; name the page to write, e.g. --out page.html")
     for path, suffix in ((out, ".html"), (figure, ".svg")):
         if path is not None and path.suffix != suffix:  # a slip must not replace a run's records
             raise InputError(f"{path}: {suffix[1:].upper()} is written here; end it in {suffix}")
 
     tables = [paper] if isinstance(paper, str) else paper or []
+    if place is not None:
+        print(save_report({run.folder: run.records for run in _load(runs, tables)}, place))
+    if out is None:
+        return
+    page = out
 
     def write() -> str:
-        return _write(runs, out=out, figure=figure, figures=figures, tables=tables)
+        return _write(runs, out=page, figure=figure, figures=figures, tables=tables)
 
     if serve:
         serve_page(runs, write, port=port)
@@ -103,7 +117,7 @@ def _write(
     tables: list[str],
 ) -> str:
     """Write the page and the figures that were asked for; returns the page."""
-    loaded = _load([path for path in paths if not (tables and _only_failed(path))])
+    loaded = _load(paths, tables)
     if not loaded and not tables:
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
@@ -129,9 +143,11 @@ def _only_failed(path: Path) -> bool:
     return path.is_dir() and not any(path.rglob(RECORDS)) and any(path.rglob(TRIAL))
 
 
-def _load(paths: Iterable[Path]) -> list[Run]:
+def _load(paths: Iterable[Path], tables: list[str]) -> list[Run]:
+    # A table of a paper says of trials that failed that they did.
+    measured = [path for path in paths if not (tables and _only_failed(path))]
     # By resolved path: a folder named beside its parent is one run, not two.
-    files = {file.resolve(): file for path in paths for file in record_files(path)}
+    files = {file.resolve(): file for path in measured for file in record_files(path)}
     return [Run(f.parent, read_records(f), _provenance(f.parent)) for f in files.values()]
 
 

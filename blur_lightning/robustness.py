@@ -20,6 +20,8 @@ from blur_lightning.measurements import Columns, write_parquet
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
+# A value and the ends of its interval.
+Interval = tuple[float, float | None, float | None]
 _CHUNK = 2**20  # resampled values held at once: 8 MiB of indices
 
 
@@ -83,6 +85,7 @@ def summarize(
     *,
     conditions: Sequence[tuple[str, str, float | None]],
     metrics: Sequence[str],
+    whole: Callable[[dict[str, Any]], Mapping[str, Interval]] = lambda rows: {},
     run: str,
     model: str,
     trained_on: str,
@@ -96,25 +99,26 @@ def summarize(
         conditions: Name, family and parameter of each blur, in the order of the records.
         metrics: Columns to summarise: bool ones as a share with Wilson's interval, floating ones
             as a mean with a bootstrap interval.
+        whole: More metrics from all rows of a condition at once, with their intervals.
         run: Name of the run.
         model: Name of the network.
-        trained_on: Blur mix that the network was trained on; `original` if it is as published.
+        trained_on: Blur mix that the network was trained on, with `, freeze 2` if two blocks were
+            frozen; `original` if it is as published.
         dataset: Name of the data.
         scale: Network scale in px.
     """
     names = np.asarray(images["condition"])
     records = []
     for condition, family, parameter in conditions:
-        rows = names == condition
-        for metric in metrics:
-            values = np.asarray(images[metric])[rows]
-            blur = (len(values), condition, family, parameter, scale)
-            statistic = _statistic(values, f"{metric} under {condition}")
+        rows = {name: np.asarray(column)[names == condition] for name, column in images.items()}
+        statistics = {m: _statistic(rows[m], f"{m} under {condition}") for m in metrics}
+        blur = (len(rows["condition"]), condition, family, parameter, scale)
+        for metric, statistic in {**statistics, **whole(rows)}.items():
             records.append(Record(run, model, trained_on, dataset, *blur, metric, *statistic))
     return records
 
 
-def _statistic(values: np.ndarray, what: str) -> tuple[float, float, float]:
+def _statistic(values: np.ndarray, what: str) -> Interval:
     if len(values) == 0:
         raise ValueError(f"{what}: no image was measured")
     if values.dtype == np.bool_:

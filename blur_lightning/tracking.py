@@ -8,7 +8,6 @@ fails in it is one line on the console.
 import atexit
 import functools
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +23,12 @@ from typing_extensions import override
 
 from blur_lightning.blur.families import family_of
 from blur_lightning.blur.shake import named_bank
+from blur_lightning.curves import curve_of
+from blur_lightning.online import RUN_ID, mode
 from blur_lightning.parsing import one_line
 from blur_lightning.report import report
 from blur_lightning.robustness import IMAGES, PROVENANCE, RECORDS, Record, replacing
 
-RUN_ID = "wandb_run.txt"
-# Chosen here; a variable that is set already stays.
-DEFAULTS = {
-    "WANDB_SILENT": "true",  # the lines printed here say what matters
-    "WANDB_HTTP_TIMEOUT": "5",  # s that the server has to answer
-    "WANDB_INIT_TIMEOUT": "30",  # s; W&B's own 90 are long for a server that has just answered
-    "WANDB_FINISH_TIMEOUT": "60",  # s that uploads may take at the end; W&B's own have no limit
-    "WANDB_ERROR_REPORTING": "false",  # nothing goes to third parties
-}
 _LENGTHS = ("radius", "length", "sigma")  # parameters that are 0 where nothing is blurred
 _PATIENCE = 60  # s that the upload of an artifact may hold up a run that needs it noted
 _MOST_CLASSES = 100  # beyond, a confusion table says little and grows large
@@ -89,11 +81,10 @@ class Tracker(WandbLogger):
         return self._experiment
 
     def _started(self) -> Any:
-        os.environ.update({name: DEFAULTS[name] for name in DEFAULTS.keys() - os.environ.keys()})
         # What artifacts of offline runs are made of; the sync needs it.
         os.environ.setdefault("WANDB_DATA_DIR", str(self.folder.absolute() / "wandb"))
-        mode, reason = _mode()
-        for attempt in dict.fromkeys((mode, "offline")):
+        chosen, reason = mode()
+        for attempt in dict.fromkeys((chosen, "offline")):
             try:
                 run = self._init(attempt)
                 break
@@ -103,7 +94,7 @@ class Tracker(WandbLogger):
             run = self._init("disabled")
         atexit.register(self.finish)
         if run.disabled:
-            if mode != "disabled":
+            if chosen != "disabled":
                 _say(f"no tracking: {reason}")
         elif run.offline:
             _say(f"offline ({reason}); to upload later: wandb sync {run.settings.sync_dir}")
@@ -240,30 +231,16 @@ class Tracker(WandbLogger):
             self.log_table("confusion", ["condition", "label", "predicted", "n"], confusion)
 
 
-def _mode() -> tuple[str, str]:
-    """W&B's mode, and why it is not online: what was set, else whether the server lets us in."""
-    try:
-        wandb.finish()  # the run of an earlier trainer in this process; there may be none
-        mode = wandb.setup().settings.mode
-        if mode not in ("online", "run"):
-            return {"dryrun": "offline"}.get(mode, mode), f"WANDB_MODE is {mode}"
-        known = wandb.login(prompt=False, verify=True)
-    except Exception as error:  # refused, or no answer
-        return "offline", f"no login: {one_line(error)}"
-    return ("online", "") if known else ("offline", "no key, see wandb login")
-
-
 def curves(records: Sequence[Record]) -> dict[str, dict[float, dict[str, float]]]:
     """Values by curve, parameter and metric, the parameters rising.
 
-    A curve is a family of blurs; direction and share are told apart (motion@30, disk%50). Sharp is
-    its point at 0 where the parameter is a length.
+    A curve is named by `curve_of`. Sharp is its point at 0 where the parameter is a length.
     """
     found: dict[str, dict[float, dict[str, float]]] = {}
     families: dict[str, str] = {}
     for record in records:
         if record.parameter is not None and record.family != "sharp":
-            curve = record.family + "".join(re.findall(r"[@%].*", record.condition))
+            curve = curve_of(record)
             families[curve] = record.family
             point = found.setdefault(curve, {}).setdefault(record.parameter, {})
             point[record.metric] = record.value

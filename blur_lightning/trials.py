@@ -4,6 +4,7 @@ A trial's folder holds what its command writes, `trial.json` and `log.txt`.
 """
 
 import csv
+import fcntl
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import RECORDS, read_records, replacing
@@ -193,19 +194,36 @@ def _start(trial: Trial, threads: int, *, afresh: bool = False) -> _Running:
     record(trial, "started", began=earlier.get("began", 0.0) if continued else time.time())
     words = [sys.executable if word == INTERPRETER else word for word in trial.command]
     words += ["--ckpt_path", "last"] if continued else []
-    with (trial.folder / LOG).open("wb") as log:
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ},
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which ends its trials
-            )
-        except OSError as error:
-            raise InputError(f"command: cannot start {words[0]} ({error.strerror})") from error
+    with (trial.folder / LOG).open("ab") as lock:
+        _lock(lock, trial.folder)
+        with (trial.folder / LOG).open("wb") as log:
+            try:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={"OMP_NUM_THREADS": str(threads), **os.environ},
+                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which ends its trials
+                    # Locked while the trial runs; its output may be open for longer, with W&B.
+                    pass_fds=[lock.fileno()],
+                )
+            except OSError as error:
+                raise InputError(f"command: cannot start {words[0]} ({error.strerror})") from error
     return _Running(trial, process, continued, time.monotonic())
+
+
+def _lock(file: IO[bytes], folder: Path) -> None:
+    """Have the folder to ourselves: a sweep that is killed leaves its trials running."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{folder}: a trial of an earlier sweep still runs there; wait for its end, or end the "
+            f"process that `fuser {folder / LOG}` names"
+        ) from error
+    except OSError:  # a file system without locks
+        return
 
 
 def _prune(running: Sequence[_Running], pruned: dict[Path, float], follow: Follow) -> None:

@@ -31,3 +31,32 @@ def photo():
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return torch.device(request.param)
+
+
+@pytest.fixture
+def logged_out(monkeypatch, tmp_path):
+    """Nobody is logged in to W&B, and nothing of one test reaches the next."""
+    import wandb
+
+    from blur_lightning.online import DEFAULTS
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    names = {*DEFAULTS, *(name for name in os.environ if name.startswith("WANDB_"))}
+    for name in (*names, "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DATA_DIR", "WANDB_RUN_ID"):
+        monkeypatch.setenv(name, "")  # so that its absence is restored, too
+        monkeypatch.delenv(name)
+    wandb.teardown()
+    yield
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    wandb.teardown()
+
+
+@pytest.fixture
+def server(logged_out, monkeypatch):
+    """A W&B server of the test's own, with a key for it."""
+    from wandb_server import WandbServer
+
+    with WandbServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server

@@ -111,7 +111,11 @@ def test_strips_hold_the_middle_of_the_first_images_of_each_condition(tmp_path):
     for start in (0.0, 0.4):
         batch = torch.full((3, 3, 8, 12), start) + torch.arange(3).view(3, 1, 1, 1) / 10
         batch[..., :2] = batch[..., -2:] = 0.9  # beside the middle
-        strips.add("D4", batch, mean=[0.1] * 3, std=[1.0] * 3)
+        task = ClassificationTask(MeanColour(num_classes=10))
+        task.net.pretrained_cfg = {"mean": [0.1] * 3, "std": [1.0] * 3}
+        assert strips.wants("D4")
+        strips.add("D4", task.pictures(batch, torch.empty(0), {}))
+    assert not strips.wants("D4")
     folder.mkdir()
     for name in ("D8.jpg", "holiday.jpg"):
         (folder / name).touch()
@@ -123,11 +127,20 @@ def test_strips_hold_the_middle_of_the_first_images_of_each_condition(tmp_path):
     np.testing.assert_allclose(shades, [0.1, 0.2, 0.3, 0.5, 0.6], atol=0.02)
 
 
+def test_pictures_of_other_heights_stand_on_white(tmp_path):
+    strips = ExampleStrips(tmp_path / "hidden", 1)
+    strips.add("D4", [torch.zeros(3, side, side, dtype=torch.uint8) for side in (32, 16)])
+    strips.publish(tmp_path / "shown")
+    strip = np.asarray(Image.open(tmp_path / "shown" / "D4.jpg"))
+    assert strip.shape == (32, 48, 3)
+    assert strip[:, :24].max() < 9
+    assert strip[:8, 40:].max() < 9
+    assert strip[24:, 40:].min() > 246
+
+
 def test_strips_survive_an_interrupted_test(tmp_path):
-    first = torch.zeros(5, 3, 8, 8)
-    statistics = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    ExampleStrips(tmp_path / "hidden", 1).add("D4", first, **statistics)
+    ExampleStrips(tmp_path / "hidden", 1).add("D4", list(torch.zeros(5, 3, 8, 8).byte()))
     again = ExampleStrips(tmp_path / "hidden", 1)
-    again.add("D4", first + 1, **statistics)
+    assert not again.wants("D4")
     again.publish(tmp_path / "shown")
     assert np.asarray(Image.open(tmp_path / "shown" / "D4.jpg")).max() == 0

@@ -114,7 +114,7 @@ def test_every_trial_of_a_sweep_parses(path, capsys, monkeypatch, tmp_path):
         assert not end.value.code, capsys.readouterr().err
         shown = yaml.safe_load(capsys.readouterr().out)
         for key, value in trial.parameters.items():
-            if key in ("data.blur", "model.conditions", "trainer.max_epochs"):
+            if key in ("data.blur", "model.conditions", "model.freeze", "trainer.max_epochs"):
                 node = shown
                 for name in key.split("."):
                     node = node.get("init_args", node)[name]

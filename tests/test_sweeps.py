@@ -1,5 +1,7 @@
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from blur_lightning import sweeps, trials
 from blur_lightning.blur import BlurDistribution
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.robustness import Record, read_records, write_run
 from blur_lightning.sweeps import grid_points, read_trials, sweep
 
 COMMAND = ["${env}", "${interpreter}", "trial.py", "fit", "${args}"]
@@ -46,6 +49,7 @@ if what in ("wait", "deaf"):
     signal.signal(signal.SIGTERM, farewell if what == "wait" else signal.SIG_IGN)
 if what in ("wait", "deaf"):
     (folder / "pid").write_text(str(os.getpid()))
+    (folder / "started").touch()
     time.sleep(60)
 if what == "meet":  # only where both run at once
     for _ in range(100):
@@ -315,6 +319,18 @@ def is_alive(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def wait_until(is_so, *arguments):
+    for _ in range(1200):
+        if is_so(*arguments):
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing happened for a minute")
+
+
+def is_dead(pid):
+    return not is_alive(pid)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_ends_its_trials(number):
     pids = start_and_end(number, do="wait", jobs=2)
@@ -322,6 +338,24 @@ def test_an_interrupted_sweep_ends_its_trials(number):
     assert all(Path(f"runs/s/x={x}/farewell").exists() for x in (1, 2))
     assert outcome("s/x=1")["status"] == outcome("s/x=2")["status"] == "started"
     assert not list(Path("runs").rglob("*.tmp"))
+
+
+def test_a_trial_that_outlived_its_sweep_is_not_run_twice():
+    file = written(parameters={"do": {"value": "wait"}})
+    program = f"from blur_lightning.sweeps import *; sweep([Path({str(file)!r})])"
+    path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", program], env=os.environ | path) as process:
+        wait_until(Path("runs/s/trial/started").exists)
+        process.kill()
+    pid = int(Path("runs/s/trial/pid").read_text())
+    message = r"^runs/s/trial: a trial of an earlier sweep still runs there; [^\n]*$"
+    with pytest.raises(InputError, match=message):
+        sweep([file])
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(is_dead, pid)
+    assert sweep([written(parameters={"do": {"value": "finish"}})]) == 0
+    assert len(calls("s/trial")) == 2
 
 
 def test_a_trial_that_does_not_end_is_killed():
@@ -504,6 +538,77 @@ def test_trainings_that_learn_nothing_are_ended_early(monkeypatch, capsys):
     assert bad["status"] == "pruned"
     assert len(bad["values"]) < 3
     assert "  pruned  " in capsys.readouterr().out
+
+
+def start_fits(folder, *options):
+    """Start a sweep of two real fits on scenes, by the command line, as a process of its own."""
+    root = Path(sweeps.__file__).parents[1]
+    configs = [f"--config={root}/experiments/{name}.yaml" for name in ("base", "demo_scenes")]
+    settings = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": False}
+    settings |= {"trainer.max_epochs": 4, "trainer.check_val_every_n_epoch": 1}
+    settings |= {"data.train_count": 640, "data.test_count": 20, "data.blur": "sharp+D2"}
+    settings |= {"model.conditions": ["sharp", "D2"], "trainer.log_every_n_steps": 1}
+    settings |= {"model.lr_scheduler.max_lr": {"values": [1.0e-3, 3.0e-3]}}
+    content = {
+        "method": "grid",
+        "parameters": {k: v if isinstance(v, dict) else {"value": v} for k, v in settings.items()},
+        "command": ["${interpreter}", "-m", "blur_lightning", "fit", *configs, "${args}"],
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return subprocess.Popen(
+        [sys.executable, "-m", "blur_lightning", "sweep", "s.yaml", *options],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def changed(file, before):
+    return file.exists() and file.stat().st_mtime_ns != before
+
+
+def first_epoch(logs):
+    with (logs / "metrics.csv").open(newline="") as stream:
+        return int(next(csv.DictReader(stream))["epoch"])
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_where_it_was_ended_in_a_fit(tmp_path):
+    """Real fits: once the first one is done, each new checkpoint of the second is its last."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with start_fits(whole, "--jobs", "2") as process:
+        assert "[2/2] finished max_lr=0.00" in process.communicate()[1].decode()
+    done, trial = parts / "runs/s/max_lr=0.001", parts / "runs/s/max_lr=0.003"
+    shutil.copytree(whole / "runs/s" / done.name, done)
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    checkpoint = trial / "checkpoints/last.ckpt"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        last = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+        with start_fits(parts) as process:
+            wait_until(changed, checkpoint, last)
+            pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+            os.killpg(process.pid, number)
+            if number == signal.SIGKILL:  # as where the machine goes down
+                os.killpg(pid, number)
+            errors = process.communicate()[1].decode()
+        assert process.returncode == (-number if number == signal.SIGKILL else 130), errors
+        wait_until(is_dead, pid)
+        assert json.loads((trial / "trial.json").read_text())["status"] == "started"
+        assert not (trial / "robustness.csv").exists()
+    with start_fits(parts) as process:
+        errors = process.communicate()[1].decode()
+    assert errors.splitlines()[0].startswith("[2/2] finished max_lr=0.003")
+    assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    epochs = [first_epoch(trial / f"logs/version_{part}") for part in range(4)]
+    assert epochs == sorted(set(epochs))
+    assert (epochs[0], epochs[3]) == (0, 3)
+    reference = whole / "runs/s" / trial.name
+    assert read_records(trial) == read_records(reference)
+    ends = [torch.load(at / "checkpoints/last.ckpt")["state_dict"] for at in (trial, reference)]
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
 
 
 @pytest.mark.parametrize("name", ["mix_weights", "schedules"])

@@ -10,36 +10,17 @@ import numpy as np
 import pytest
 import wandb
 import yaml
-from wandb_server import WandbServer
 
 from blur_lightning.cli import main
 from blur_lightning.measurements import write_parquet
+from blur_lightning.online import RUN_ID
 from blur_lightning.robustness import Record, read_records
-from blur_lightning.tracking import DEFAULTS, RUN_ID, Tracker, confusion_rows, curves
+from blur_lightning.tracking import Tracker, confusion_rows, curves
 
 CONDITIONS = ["sharp", "D2", "D4", "M5@30", "shake"]
 
 
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch, tmp_path):
-    """Nobody is logged in, and nothing of one test reaches the next."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    names = {*DEFAULTS, *(name for name in os.environ if name.startswith("WANDB_"))}
-    for name in (*names, "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DATA_DIR", "WANDB_RUN_ID"):
-        monkeypatch.setenv(name, "")  # so that its absence is restored, too
-        monkeypatch.delenv(name)
-    wandb.teardown()
-    yield
-    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
-    wandb.teardown()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with WandbServer() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
+pytestmark = pytest.mark.usefixtures("logged_out")
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class WandbServer:
     Attributes:
         runs: All runs by their ids.
         sweeps: Contents of sweep files by the ids of the sweeps.
+        reports: What was sent of each report, its content read as JSON.
         commands: What agents are told, one at a heartbeat while they run nothing; then to exit.
         heartbeats: For each heartbeat of an agent, whether each of its runs is alive.
         stopped: Ids of runs that are to stop, as by the button on the page or by early termination.
@@ -60,6 +61,7 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.sweeps: dict[str, dict[str, Any]] = {}
+        self.reports: list[dict[str, Any]] = []
         self.commands: deque[dict[str, Any]] = deque()
         self.heartbeats: list[dict[str, bool]] = []
         self.stopped: set[str] = set()
@@ -276,6 +278,40 @@ class WandbServer:
         self.heartbeats.append(alive)
         commands = json.dumps(self.on_heartbeat(alive))
         return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": commands}}
+
+    # reports
+
+    def _Runs(self, variables: dict[str, Any]) -> dict[str, Any]:
+        if variables["project"] not in self._projects():
+            return {"project": None}
+        wanted = json.loads(variables["filters"])["name"]["$in"]
+        runs = [run for run in self.runs.values() if run.project == variables["project"]]
+        nodes = [{**self._bucket(run), "projectId": "1"} for run in runs if run.id in wanted]
+        edges = [{"node": node, "cursor": node["id"]} for node in nodes]
+        page = {"endCursor": None, "hasNextPage": False}
+        runs = {"runCount": len(nodes), "runs": {"edges": edges, "pageInfo": page}}
+        return {"project": {"internalId": "1", "readOnly": False, **runs}}
+
+    def _projects(self) -> set[str]:
+        return {run.project for run in self.runs.values()}
+
+    def _GetProjects(self, _: dict[str, Any]) -> dict[str, Any]:
+        rest = {"entityName": ENTITY, "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        nodes = [{**_project(name), **rest, "user": None} for name in sorted(self._projects())]
+        edges = [{"node": {"__typename": "Project", **node}} for node in nodes]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": edges, "pageInfo": page}}
+
+    def _ProjectInternalId(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables["projectName"]
+        return {"project": _project(name) if name in self._projects() else None}
+
+    def _upsertView(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.reports.append({**variables, "spec": json.loads(variables["spec"])})
+        project = {"id": "1", "name": variables["projectName"], "entityName": ENTITY}
+        view = {"id": f"report{len(self.reports)}", "project": project, "spec": variables["spec"]}
+        same = {key: variables[key] for key in ("name", "displayName", "description", "type")}
+        return {"upsertView": {"view": {**same, **view}, "inserted": True}}
 
     # what is not GraphQL
 

@@ -134,7 +134,7 @@ class Dense(_CropAverage):
             return _torchvision_vgg_logits(net, images)
         features = _feature_map(net, images)
         if isinstance(net, VGG):
-            return _at_each_position(net.head, net.pre_logits(_zero_padded(features)))
+            return _at_each_position(net.head, net.pre_logits(zero_padded(features)))
         sides = [min(self.window, side) for side in features.shape[2:]]
         forward_head: Any = net.forward_head
         return _at_each_position(forward_head, F.avg_pool2d(features, sides, stride=1))
@@ -240,7 +240,7 @@ def _torchvision_vgg_logits(
     net: torchvision.models.VGG, images: Float[Tensor, "b 3 h w"]
 ) -> Float[Tensor, "b crops classes"]:
     """Take the weights of the first fully connected layer as kernels; the others are 1 x 1."""
-    features = _zero_padded(net.features(images))
+    features = zero_padded(net.features(images))
     first, *rest = net.classifier
     kernels = first.weight.unflatten(1, (-1, _VGG_WINDOW, _VGG_WINDOW))
     hidden = F.conv2d(features, kernels, first.bias).flatten(2).transpose(1, 2)
@@ -249,7 +249,7 @@ def _torchvision_vgg_logits(
     return hidden
 
 
-def _zero_padded(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
+def zero_padded(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
     """Surround a map that is smaller than VGG's window with zeros, as evenly as possible.
 
     The paper does not say where its zeros are. timm and torchvision stretch the map instead.

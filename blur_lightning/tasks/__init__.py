@@ -3,5 +3,6 @@
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.classification import ClassificationTask
 from blur_lightning.tasks.critical import CriticalBlurTask
+from blur_lightning.tasks.segmentation import SegmentationTask
 
-__all__ = ["ClassificationTask", "CriticalBlurTask", "Task"]
+__all__ = ["ClassificationTask", "CriticalBlurTask", "SegmentationTask", "Task"]

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -21,17 +22,16 @@ from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
 from blur_lightning.measurements import Measurements
 from blur_lightning.provenance import environment
-from blur_lightning.tasks.examples import ExampleStrips
+from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
+from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.networks import (
     network_name,
-    pretrained_setting,
+    normalization,
     trained_mix,
     weights_hash,
 )
-from blur_lightning.tasks.rows import Columns, Interval, columns_of
-
-# Mean and standard deviation of ImageNet's pixels, with which torchvision's networks were trained.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from blur_lightning.tasks.rows import Columns, columns_of
+from blur_lightning.tasks.training import divergence, optimizers
 
 Result = TypeVar("Result")
 
@@ -54,6 +54,7 @@ class Task(LightningModule, ABC):
         optimizer: OptimizerCallable | None,
         lr_scheduler: LRSchedulerCallable | None,
         lr_interval: Literal["epoch", "step"],
+        freeze: int,
         channels_last: bool,
         compile: bool,
         conditions: Sequence[str],
@@ -64,6 +65,7 @@ class Task(LightningModule, ABC):
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
+        self._freeze, self._frozen = freeze, freeze_blocks(net, freeze)
         if compile:
             self.net.compile()  # in place: the names of the weights stay
         self.conditions = parse_conditions(conditions)
@@ -77,22 +79,28 @@ class Task(LightningModule, ABC):
     def measure(self, output: Tensor, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """Measure each image of a batch from the network's output for it, columns (b, ...)."""
 
-    def measure_whole(self, rows: Columns) -> Mapping[str, Interval]:
+    def measure_whole(self, rows: Columns) -> Mapping[str, robustness.Interval]:
         """Measure all images of a condition at once: value and ends of its interval by metric."""
         return {}
+
+    def pictures(
+        self, image: Tensor, output: Tensor, batch: Mapping[str, Any]
+    ) -> list[UInt8[Tensor, "3 _ _"]]:
+        """What to show of each image of a batch: here the middle square that the network saw."""
+        return [middle_square(picture) for picture in to_bytes(image, self.mean, self.std)]
 
     @property
     def mean(self) -> Sequence[float]:
         """Of each channel of the network's input, as timm knows it; else ImageNet's."""
-        return pretrained_setting(self.net, "mean", IMAGENET_MEAN)
+        return normalization(self.net)["mean"]
 
     @property
     def std(self) -> Sequence[float]:
         """Of each channel of the network's input, as timm knows it; else ImageNet's."""
-        return pretrained_setting(self.net, "std", IMAGENET_STD)
+        return normalization(self.net)["std"]
 
     @override
-    def forward(self, image: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, image: Tensor | list[Tensor]) -> Any:
         """Images (b, 3, h, w), or a list of the same images at several scales."""
         try:
             if isinstance(image, Tensor):
@@ -110,29 +118,21 @@ class Task(LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> Any:
-        if self.optimizer is None:
-            raise InputError(
-                "model.optimizer: fit needs one, "
-                "e.g. --model.optimizer torch.optim.SGD --model.optimizer.lr 0.001"
-            )
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        needed = self.trainer.estimated_stepping_batches
-        if self.lr_interval == "step" and getattr(scheduler, "total_steps", needed) < needed:
-            raise InputError(
-                f"model.lr_scheduler: it ends before the {needed} steps of this training; "
-                f"set --model.lr_scheduler.total_steps {needed}"
-            )
-        schedule = {"scheduler": scheduler, "interval": self.lr_interval}
-        if hasattr(scheduler, "monitor"):
-            schedule["monitor"] = scheduler.monitor
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return optimizers(self, self.optimizer, self.lr_scheduler, interval=self.lr_interval)
+
+    def check_loss(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
+        """Stop the training if the loss of a batch is no number."""
+        if not torch.isfinite(loss):
+            resumable = (self.run_folder / "checkpoints" / "last.ckpt").exists()
+            raise divergence(loss, self.global_step, batch["index"].tolist(), resumable=resumable)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.trained_on = str(self.datamodule.blur)
+        for name in self._frozen:  # by name: Lightning may have put other modules in their place
+            self.net.get_submodule(name).eval()
+        if self._freeze:
+            self.trained_on += f", freeze {self._freeze}"
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,25 +163,30 @@ class Task(LightningModule, ABC):
 
     @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        self._measure_conditions(batch, self._examples)
+        self._measure_conditions(batch)
 
     @override
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         self._measure_conditions(batch)
 
-    def _measure_conditions(
-        self, batch: Mapping[str, Any], examples: ExampleStrips | None = None
-    ) -> None:
+    def _measure_conditions(self, batch: Mapping[str, Any]) -> None:
         rows = []
         for condition, blurs, image in self._each_condition(batch):
-            measured = self.measure(self(image), batch)
+            measured = self.see(image, batch, str(condition))
             rows.append(columns_of(condition, blurs, batch, measured))
-            if examples and self.trainer.is_global_zero:
-                seen = image if isinstance(image, Tensor) else image[0]
-                examples.add(str(condition), seen, mean=self.mean, std=self.std)
         if rows:
             merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
             self.measurements.append(merged)
+
+    def see(
+        self, image: Tensor | list[Tensor], batch: Mapping[str, Any], condition: str
+    ) -> Mapping[str, Tensor]:
+        """Let the network see a batch under a condition, and measure; a test shows the first."""
+        output, strips = self(image), self._examples if self.trainer.testing else None
+        if strips and strips.wants(condition) and self.trainer.is_global_zero:
+            seen = image if isinstance(image, Tensor) else image[0]
+            strips.add(condition, self.pictures(seen, output, batch))
+        return self.measure(output, batch)
 
     def _each_condition(
         self, batch: Mapping[str, Any]
@@ -228,10 +233,10 @@ class Task(LightningModule, ABC):
         """Summarise what was measured, a condition at a time."""
         records: list[robustness.Record] = []
         for condition in self.conditions:
-            rows = self.measurements.rows(str(condition))
-            own = robustness.summarize(
-                rows,
+            records += robustness.summarize(
+                self.measurements.rows(str(condition)),
                 metrics=self.metrics,
+                whole=self.measure_whole,
                 conditions=[(str(condition), condition.family, condition.parameter)],
                 run=self.run_folder.resolve().name,
                 model=self.name,
@@ -239,9 +244,6 @@ class Task(LightningModule, ABC):
                 dataset=self.datamodule.dataset,
                 scale=self.datamodule.test_capture.scale_name,
             )
-            for metric, (value, low, high) in self.measure_whole(rows).items():
-                own.append(own[0]._replace(metric=metric, value=value, low=low, high=high))
-            records += own
         return records
 
     def _predictions(self) -> Iterable[Columns]:

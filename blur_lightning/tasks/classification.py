@@ -11,9 +11,10 @@ from typing_extensions import override
 
 from blur_lightning.errors import InputError
 from blur_lightning.measures import abstention_table
+from blur_lightning.robustness import Interval
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.diary import BlurDiary, Level, Table, most_problematic
-from blur_lightning.tasks.rows import Columns, Interval
+from blur_lightning.tasks.rows import Columns
 
 
 class ClassificationTask(Task):
@@ -25,6 +26,9 @@ class ClassificationTask(Task):
         optimizer: The optimiser, whole; needed by fit only.
         lr_scheduler: Schedule of the learning rate; None keeps it.
         lr_interval: Whether the schedule counts epochs or optimiser steps.
+        freeze: How many of the network's first blocks fit keeps as they are, weights and batch
+            statistics; 0 trains all. A block is a layer, a residual or transformer block, or a
+            stage; a number too large is answered with their names.
         channels_last: Keep images and weights with the channels last in memory, which is faster
             for convolutions on most CPUs and GPUs.
         compile: Compile the network (torch.compile), which pays for long runs on a GPU.
@@ -45,6 +49,7 @@ class ClassificationTask(Task):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
+        freeze: int = 0,
         channels_last: bool = False,
         compile: bool = False,
         conditions: Sequence[str] = ("sharp",),
@@ -56,6 +61,7 @@ class ClassificationTask(Task):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             lr_interval=lr_interval,
+            freeze=freeze,
             channels_last=channels_last,
             compile=compile,
             conditions=conditions,
@@ -72,21 +78,11 @@ class ClassificationTask(Task):
         self._check_classes(logits)
         losses = F.cross_entropy(logits, batch["label"], reduction="none")
         loss = losses.mean()
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"model: the loss is {loss.item()} at step {self.global_step}, images "
-                f"{batch['index'].tolist()}; lower --model.optimizer.lr or set "
-                f"--trainer.gradient_clip_val 1, and {self._restart()}"
-            )
+        self.check_loss(loss, batch)
         self.log("train/loss", loss, prog_bar=True)
         hits = logits.detach().argmax(dim=1) == batch["label"]
         self._diary.add(self.current_epoch, batch["index"], batch["blur"], losses, hits)
         return loss
-
-    def _restart(self) -> str:
-        if (self.run_folder / "checkpoints" / "last.ckpt").exists():
-            return "go on with --ckpt_path last: the checkpoint of the last whole epoch is kept"
-        return "start again: there is no checkpoint yet"
 
     @override
     def on_train_epoch_start(self) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -27,20 +29,14 @@ class ExampleStrips:
         self._images: dict[str, list[Tensor]] = {}
         self._complete = folder.exists()
 
-    def add(
-        self, condition: str, image: Tensor, *, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        """Keep the middle squares of normalised images (b, 3, h, w) until there are enough."""
-        if self._complete:
-            return
+    def wants(self, condition: str) -> bool:
+        """Whether pictures of a condition are still missing."""
+        return not self._complete and len(self._images.get(condition, ())) < COUNT
+
+    def add(self, condition: str, pictures: Sequence[UInt8[Tensor, "3 _ _"]]) -> None:
+        """Keep pictures until there are enough of every condition."""
         kept = self._images.setdefault(condition, [])
-        for picture in image[: COUNT - len(kept)]:
-            height, width = picture.shape[1:]
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            square = picture[:, top : top + side, left : left + side].float().cpu()
-            values = square * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
-            kept.append((values.clamp(0, 1) * 255).round().to(torch.uint8))
+        kept.extend(pictures[: COUNT - len(kept)])
         if [len(pictures) for pictures in self._images.values()] == [COUNT] * self.conditions:
             self._write()
 
@@ -59,11 +55,34 @@ class ExampleStrips:
         with replacing(self.folder) as temporary:
             temporary.mkdir()
             for condition, pictures in self._images.items():
-                strip = torch.cat(pictures, dim=2).permute(1, 2, 0).numpy()
+                strip = _side_by_side(pictures).permute(1, 2, 0).numpy()
                 path = temporary / f"{condition}.jpg"
                 Image.fromarray(strip).save(path, format="JPEG", quality=90)
         self._images.clear()
         self._complete = True
+
+
+def to_bytes(
+    image: Float[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Undo the normalisation of a network's input by each channel's mean and std; on the CPU."""
+    shift, factor = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return ((image.float().cpu() * factor + shift).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def middle_square(picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 side side"]:
+    """Cut out the largest square in the middle."""
+    height, width = picture.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[:, top : top + side, left : left + side]
+
+
+def _side_by_side(pictures: Sequence[Tensor]) -> Tensor:
+    """One picture of several, white below those that are not as high as the others."""
+    height = max(picture.shape[1] for picture in pictures)
+    padded = [F.pad(p, (0, 0, 0, height - p.shape[1]), value=255) for p in pictures]
+    return torch.cat(padded, dim=2)
 
 
 def _is_condition(name: str) -> bool:

@@ -1,6 +1,7 @@
 """What is known of a network: its weights, its name and how it was trained."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,15 @@ def pretrained_setting(net: nn.Module, key: str, default: Any) -> Any:
     """Look up what timm notes of the pre-training on each of its networks."""
     settings = getattr(net, "pretrained_cfg", None) or {}
     return settings.get(key) or default
+
+
+def normalization(net: nn.Module) -> dict[str, Sequence[float]]:
+    """Mean and standard deviation of each channel of a network's input, as timm knows them.
+
+    Of other networks those of ImageNet's pixels, with which torchvision's were trained.
+    """
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    return {key: pretrained_setting(net, key, values) for key, values in imagenet.items()}
 
 
 def trained_mix(net: nn.Module) -> str | None:

@@ -9,8 +9,6 @@ from torch import Tensor
 from blur_lightning.blur import Blur, BlurDistribution
 
 Columns = dict[str, np.ndarray]
-# A value and the ends of its interval.
-Interval = tuple[float, float | None, float | None]
 
 
 def columns_of(

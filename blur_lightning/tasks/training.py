@@ -1,0 +1,62 @@
+"""What all trainings share: optimisers with their schedules, and losses that are numbers."""
+
+from typing import Any, Literal
+
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from blur_lightning.errors import InputError
+
+
+def optimizers(
+    module: LightningModule,
+    optimizer: OptimizerCallable | None,
+    lr_scheduler: LRSchedulerCallable | None,
+    *,
+    interval: Literal["epoch", "step"],
+) -> Any:
+    """Make what Lightning's `configure_optimizers` gives, of all weights that are trained.
+
+    Raises:
+        InputError: There is no optimiser, or the schedule ends before the training.
+    """
+    if optimizer is None:
+        raise InputError(
+            "model.optimizer: fit needs one, "
+            "e.g. --model.optimizer torch.optim.SGD --model.optimizer.lr 0.001"
+        )
+    made = optimizer(p for p in module.parameters() if p.requires_grad)
+    if lr_scheduler is None:
+        return made
+    scheduler = lr_scheduler(made)
+    needed = module.trainer.estimated_stepping_batches
+    if interval == "step" and getattr(scheduler, "total_steps", needed) < needed:
+        raise InputError(
+            f"model.lr_scheduler: it ends before the {needed} steps of this training; "
+            f"set --model.lr_scheduler.total_steps {needed}"
+        )
+    schedule = {"scheduler": scheduler, "interval": interval}
+    if hasattr(scheduler, "monitor"):
+        schedule["monitor"] = scheduler.monitor
+    return {"optimizer": made, "lr_scheduler": schedule}
+
+
+def divergence(loss: Tensor, step: int, images: list[int], *, resumable: bool) -> InputError:
+    """What to tell of a loss that is no number.
+
+    Args:
+        loss: Of one batch.
+        step: Of the optimiser.
+        images: Which the batch holds.
+        resumable: Whether a checkpoint of an earlier epoch is there.
+    """
+    advice = (
+        "go on with --ckpt_path last: the checkpoint of the last whole epoch is kept"
+        if resumable
+        else "start again: there is no checkpoint yet"
+    )
+    return InputError(
+        f"model: the loss is {loss.item()} at step {step}, images {images}; lower "
+        f"--model.optimizer.lr or set --trainer.gradient_clip_val 1, and {advice}"
+    )

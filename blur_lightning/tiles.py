@@ -1,0 +1,69 @@
+"""Networks on images of any size in bounded memory: by tiles that overlap."""
+
+import itertools
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def by_tiles(
+    function: Callable[[Tensor], Tensor],
+    images: Shaped[Tensor, "b c h w"],
+    *,
+    tile: int,
+    overlap: int,
+    multiple: int = 1,
+) -> Shaped[Tensor, "b *channels h w"]:
+    """Apply a function to tiles of images and put the middles of its results together.
+
+    What a pixel's result draws on within `overlap` pixels is there, as without tiles. Images that
+    fit one tile are one: then nothing differs but for the padding.
+
+    Args:
+        function: From images (b, c, y, x) to (b, y, x) or (b, channels, y, x), of any type; it
+            should reduce what it gives (classes to the best one), for all of that is kept.
+        images: Of any size.
+        tile: Side of a tile in pixels, the overlap on both sides included.
+        overlap: Pixels around the part of a tile that counts, where the image has them.
+        multiple: Sides of what the function gets are multiples of it: tiles are padded on the right
+            and below by repeating the last column and row.
+    """
+    if overlap < 0 or tile <= 2 * overlap:
+        raise ValueError(f"tile: {tile} pixels leave nothing between overlaps of {overlap}")
+    spans = [_spans(side, tile, overlap) for side in images.shape[-2:]]
+    result: Tensor | None = None
+    for top, bottom in spans[0]:
+        for left, right in spans[1]:
+            rows = slice(max(0, top - overlap), bottom + overlap)
+            columns = slice(max(0, left - overlap), right + overlap)
+            part = _padded(function, images[..., rows, columns], multiple)
+            if result is None:
+                result = part.new_empty(*part.shape[:-2], *images.shape[-2:])
+            y, x = top - rows.start, left - columns.start
+            middle = part[..., y : y + bottom - top, x : x + right - left]
+            result[..., top:bottom, left:right] = middle
+    assert result is not None  # an image has pixels
+    return result
+
+
+def _spans(side: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Share a side out evenly among as few tiles as there must be."""
+    if side <= tile:
+        return [(0, side)]
+    count = -(-side // (tile - 2 * overlap))
+    ends = [round(i * side / count) for i in range(count + 1)]
+    return list(itertools.pairwise(ends))
+
+
+def _padded(function: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:
+    """Apply the function to images with sides of a multiple; the result has theirs again."""
+    rows, columns = images.shape[-2:]
+    below, right = -rows % multiple, -columns % multiple
+    if below or right:
+        images = F.pad(images.float(), (0, right, 0, below), mode="replicate").to(images.dtype)
+    result = function(images)
+    if result.shape[-2:] != images.shape[-2:]:
+        raise ValueError(f"function: gives {tuple(result.shape)} for {tuple(images.shape)}")
+    return result[..., :rows, :columns]

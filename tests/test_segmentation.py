@@ -1,0 +1,220 @@
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pyarrow import parquet
+from small_voc import VAL, write_voc
+
+from blur_lightning.cli import main
+from blur_lightning.counts import class_iou, mean_iou
+from blur_lightning.errors import InputError
+from blur_lightning.robustness import read_records
+from blur_lightning.tasks import SegmentationTask
+from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
+
+CONDITIONS = ["sharp", "D2", "D3"]
+METRICS = ["miou", "boundary_miou", "boundary_iou", "pixel_accuracy", "cross_entropy"]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run a command on a few small images in VOC's layout with a network that sees colours only."""
+    write_voc(tmp_path / "voc")
+
+    def run(verb, *words, out=tmp_path / "run"):
+        base = {
+            "trainer": {
+                "accelerator": "cpu",
+                "enable_progress_bar": False,
+                "max_epochs": 2,
+                "log_every_n_steps": 1,
+                "default_root_dir": str(out),
+            },
+            "model": {
+                "class_path": "blur_lightning.tasks.SegmentationTask",
+                "init_args": {
+                    "net": {"class_path": "nets.PixelColour", "init_args": {"classes": 21}},
+                    "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+                    "conditions": CONDITIONS,
+                    "multiple": 1,
+                },
+            },
+            "data": {
+                "class_path": "blur_lightning.data.VOCDataModule",
+                "init_args": {
+                    "root": str(tmp_path / "voc"),
+                    "capture": {
+                        "canonical": 30,
+                        "scale": 30,
+                        "crop": 24,
+                        "measure": "geometric_mean",
+                    },
+                    "batch_size": 2,
+                    "num_workers": 0,
+                    "blur": "sharp+D2",
+                },
+            },
+        }
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump(base))
+        status = main([verb, "--config", str(config), *map(str, words)])
+        return out if status == 0 else status
+
+    return run
+
+
+def columns(out):
+    images = parquet.read_table(out / "images.parquet")
+    return {name: np.array(images[name].to_pylist()) for name in images.column_names}
+
+
+def table(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_fit_trains_and_leaves_records_tables_and_pictures(command):
+    out = command("fit")
+    records = read_records(out)
+    assert list(dict.fromkeys(r.condition for r in records)) == CONDITIONS
+    assert list(dict.fromkeys(r.metric for r in records)) == METRICS
+    assert {r.n for r in records} == {len(VAL)}
+    assert {r.trained_on for r in records} == {"sharp+D2"}
+    assert all(r.low <= r.value <= r.high for r in records)
+    (log,) = (out / "logs").glob("version_0/metrics.csv")
+    logged = table(log)
+    assert len([row for row in logged if row["val/miou"]]) == 2
+    losses = [float(row["train/loss"]) for row in logged if row["train/loss"]]
+    assert losses[-1] < losses[0]
+    assert sorted(path.stem for path in (out / "examples").iterdir()) == sorted(CONDITIONS)
+
+
+def test_values_are_those_of_the_summed_counts_of_the_images(command):
+    out = command("test")
+    images, records = columns(out), read_records(out)
+    for condition in CONDITIONS:
+        rows = images["condition"] == condition
+        counts = [images[name][rows].sum(0) for name in ("intersection", "truth", "predicted")]
+        (record,) = (r for r in records if (r.condition, r.metric) == (condition, "miou"))
+        assert record.value == pytest.approx(float(mean_iou(*counts)))
+        iou = class_iou(*counts)
+        lines = table(out / "class_iou.csv")
+        own = [float(line["value"]) for line in lines if line["condition"] == condition]
+        np.testing.assert_allclose(own, iou)
+        assert [line["class"] for line in lines][:2] == ["background", "aeroplane"]
+    assert [int(line["width"]) for line in table(out / "trimap.csv")] == [1, 2, 4, 8, 16] * len(
+        CONDITIONS
+    )
+
+
+def test_nothing_depends_on_batches(command, tmp_path):
+    one = command("test", "--data.batch_size", 1, out=tmp_path / "one")
+    two = command("test", "--data.batch_size", 2, out=tmp_path / "two")
+    first, second = columns(one), columns(two)
+    for name in ("intersection", "boundary_predicted", "contour_intersection", "trimap_right"):
+        assert np.array_equal(first[name], second[name])
+    values = [[r.value for r in read_records(out)] for out in (one, two)]
+    assert values[0] == pytest.approx(values[1])
+
+
+def test_coarse_logits_are_interpolated_and_sides_padded(command, tmp_path):
+    coarse = ["--model.net.coarse", "true", "--model.multiple", 32]
+    records = read_records(command("test", *coarse))
+    assert {r.n for r in records} == {len(VAL)}
+    plain = read_records(command("test", "--model.multiple", 32, out=tmp_path / "plain"))
+    alone = read_records(command("test", out=tmp_path / "alone"))
+    # A network of single pixels does not see what it is padded with.
+    assert [r.value for r in plain] == pytest.approx([r.value for r in alone])
+
+
+@pytest.mark.parametrize("loss", ["DiceLoss", "LovaszLoss"])
+def test_losses_of_segmentation_models_pytorch_train(command, loss):
+    words = ["--model.loss", f"segmentation_models_pytorch.losses.{loss}"]
+    words += ["--model.loss.mode", "multiclass", "--model.loss.ignore_index", 255]
+    out = command("fit", *words, "--trainer.max_epochs", 1)
+    assert read_records(out)
+
+
+def test_predictions_are_label_maps_of_the_photographs_size(command, tmp_path):
+    out = command("predict", "--model.tile", 16, "--model.overlap", 2)
+    names = sorted(path.stem for path in (out / "predictions/D2/JPEGImages").iterdir())
+    assert names == sorted(VAL)
+    whole = command("predict", out=tmp_path / "whole")
+    maps = [folder / f"predictions/D2/JPEGImages/{VAL[0]}.png" for folder in (out, whole)]
+    with (
+        Image.open(maps[0]) as one,
+        Image.open(maps[1]) as other,
+        Image.open(tmp_path / f"voc/JPEGImages/{VAL[0]}.jpg") as image,
+    ):
+        assert (one.size, one.mode) == (image.size, "P")
+        assert np.array_equal(
+            np.asarray(one), np.asarray(other)
+        )  # of single pixels: tiles are exact
+    line = (out / "predictions.csv").read_text().splitlines()[1]
+    shares = [float(number) for number in line.split(",")[-1].split()]
+    assert sum(shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model.net.classes", "3"], r"model\.net: its output .* 21 classes .*net\.classes 21"),
+        (["--model.tile", "100"], r"model\.tile: 100 pixels with an overlap of 128"),
+        (["--model.boundary_width", "0"], r"model\.boundary_width"),
+        (["--data.capture.scale", "15"], r"data\.capture\.scale"),
+        (["--model.freeze", "9"], r"model\.freeze: 9"),
+    ],
+)
+def test_a_mistake_is_one_line(command, capsys, words, message):
+    assert command("test", *words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, line), line
+
+
+def test_data_without_masks_is_refused(command, capsys):
+    words = ["--data", "blur_lightning.data.ScenesDataModule", "--data.test_count", "4"]
+    words += ["--model.net.classes", "10"]
+    assert command("test", *words) == 2
+    assert "has no masks" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_pictures_show_errors_near_and_far():
+    truth = torch.zeros(1, 4, 6, dtype=torch.long)
+    truth[..., 3:] = 1
+    truth[..., 0, 5] = 255
+    prediction = torch.zeros_like(truth)
+    near = torch.zeros(1, 4, 6, dtype=torch.bool)
+    near[..., 2:4] = True
+    image = torch.full((1, 3, 4, 6), 7, dtype=torch.uint8)
+    (picture,) = error_pictures(image, prediction, truth, near)
+    assert picture.shape == (3, 16, 4)  # four middle squares
+    shown, true, predicted, errors = picture.split(4, dim=1)
+    assert shown.unique().tolist() == [7]
+    assert true[:, 1, :].T.tolist() == [[0, 0, 0]] * 2 + [[128, 0, 0]] * 2
+    assert predicted.unique().tolist() == [0]
+    right, near_, far = [240] * 3, [213, 94, 0], [0, 114, 178]
+    assert errors[:, 1, :].T.tolist() == [right, right, near_, far]
+
+
+def test_label_maps_keep_their_labels(tmp_path):
+    labels = torch.arange(12).view(3, 4)
+    write_label_map(tmp_path / "a/b.png", labels, shape=(6, 8))
+    with Image.open(tmp_path / "a/b.png") as stored:
+        assert stored.size == (8, 6)
+        assert np.asarray(stored)[::2, ::2].tolist() == labels.tolist()
+        assert stored.convert("RGB").getpixel((2, 0)) == (128, 0, 0)
+
+
+def test_names_of_label_maps_stay_apart():
+    assert png_names(["a/x.jpg", "b/x.jpg"]) == ["a/x.png", "b/x.png"]
+    assert png_names(["x.jpg", "x.webp"]) == ["x.jpg.png", "x.webp.png"]
+
+
+def test_several_scales_are_refused():
+    task = SegmentationTask(torch.nn.Identity())
+    with pytest.raises(InputError, match="one scale"):
+        task([torch.zeros(1, 3, 4, 4)])

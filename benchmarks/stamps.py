@@ -13,7 +13,7 @@ An image has 500x375 pixels, like most of VOC's: a part of a ground, and one to 
 any class at a random place, size, side and small rotation, which may cover one another. A mask is
 exact: a class where an object covers 95 % of a pixel or more, and void (255) where it covers 5 to
 95 %, a line of 1 to 3 pixels, where VOC's is 5 wide. Training and validation share neither objects
-nor grounds. An image is a function of (seed, index); the bytes also depend on Pillow's version.
+nor grounds. An image is a function of (seed, index) and its split; its bytes depend on Pillow too.
 
 The result has VOC's layout, for `VOCDataModule`, and provenance.json, which lists what went in.
 """

@@ -10,8 +10,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 # What a folder may hold besides images is told apart by ending, as people do.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
-VOID = 255  # the label of pixels that count nowhere, as in PASCAL VOC
-
 # What of an image has the length that it is resized to: its smaller side; the square root of its
 # area (Vasiljevic et al. 2016, section 5); or both sides, whatever its aspect.
 Measure = Literal["smaller_side", "geometric_mean"] | tuple[int, int]

@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+VOID = 255  # the label of pixels that count nowhere, as in PASCAL VOC
+
 # What a folder may hold besides images is told apart by ending, as people do.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 

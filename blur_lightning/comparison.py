@@ -6,26 +6,17 @@ would tell apart.
 """
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from blur_lightning.counts import COUNTED, with_interval
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import (
-    IMAGES,
-    PROVENANCE,
-    RECORDS,
-    SCHEMA,
-    bootstrap_interval,
-    read_records,
-    record_files,
-    replacing,
-)
+from blur_lightning.robustness import RECORDS, bootstrap_interval, record_files, replacing
+from blur_lightning.tested import METRICS, Measured, load_run, on_same_images
 
-METRICS = ("top1", "top5", "entropy", "cross_entropy")
 _LEVEL = 0.05  # below it a p-value is more than noise, as outside it a 95 % interval is
 
 
@@ -47,16 +38,6 @@ class Difference(NamedTuple):
     only_other: int | None = None
     p: float | None = None  # McNemar's test
     p_holm: float | None = None  # the same, corrected for the number of conditions
-
-
-class Measured(NamedTuple):
-    """A run, image by image."""
-
-    folder: Path
-    name: str
-    fingerprint: str  # of the images
-    columns: dict[str, np.ndarray]
-    rows: dict[str, np.ndarray]  # where the images of a condition are, by their index
 
 
 def compare(
@@ -160,7 +141,8 @@ def differences_of(
     conditions = [condition for condition in run.rows if condition in other.rows]
     differences: list[Difference] = []
     for metric in metrics:
-        if metric in run.columns and metric in other.columns:
+        needed = COUNTED[metric][1] if metric in COUNTED else (metric,)
+        if run.columns.keys() & other.columns.keys() >= {*needed}:
             family = [_difference(run, other, metric, c, mid_p=mid_p) for c in conditions]
             if p_values := [d.p for d in family if d.p is not None]:
                 corrected = holm(p_values)
@@ -172,6 +154,8 @@ def differences_of(
 def _difference(
     run: Measured, other: Measured, metric: str, condition: str, *, mid_p: bool
 ) -> Difference:
+    if metric in COUNTED:
+        return _counted_difference(run, other, metric, condition)
     first, second = (one.columns[metric][one.rows[condition]] for one in (run, other))
     run_value, other_value = (float(column.mean(dtype=np.float64)) for column in (first, second))
     counts: dict[str, Any] = {}
@@ -202,7 +186,29 @@ def _difference(
     )
 
 
-# Files
+def _counted_difference(run: Measured, other: Measured, metric: str, condition: str) -> Difference:
+    """A metric of all pixels of all images: the same images are resampled of both runs."""
+    statistic, names = COUNTED[metric]
+    first, second = ([one.columns[n][one.rows[condition]] for n in names] for one in (run, other))
+
+    def both(*sums: np.ndarray) -> np.ndarray:
+        values = statistic(*sums[: len(names)]), statistic(*sums[len(names) :])
+        return np.stack([*values, values[1] - values[0]], axis=-1)
+
+    value, low, high = with_interval(both, *first, *second)
+    return Difference(
+        run.name,
+        other.name,
+        metric,
+        condition,
+        n=len(first[0]),
+        run_value=float(value[0]),
+        other_value=float(value[1]),
+        difference=float(value[2]),
+        low=float(low[2]),
+        high=float(high[2]),
+        within_noise=not (low[2] > 0 or high[2] < 0),
+    )
 
 
 def _only_file(path: Path) -> Path:
@@ -210,59 +216,6 @@ def _only_file(path: Path) -> Path:
     if len(files) > 1:
         raise InputError(f"{path}: {len(files)} test runs are in this folder; name that of one")
     return files[0]
-
-
-def load_run(file: Path) -> Measured:
-    """Read the run that a `robustness.csv` belongs to."""
-    name = read_records(file)[0].run
-    columns = _read_images(file.parent / IMAGES)
-    index, conditions = columns["index"], columns["condition"]
-    rows = {}
-    for condition in dict.fromkeys(conditions):
-        found = np.flatnonzero(conditions == condition)
-        rows[condition] = found[np.argsort(index[found], kind="stable")]
-    return Measured(file.parent, name, _read_fingerprint(file.parent / PROVENANCE), columns, rows)
-
-
-def _read_images(file: Path) -> dict[str, np.ndarray]:
-    import pyarrow
-    from pyarrow import parquet
-
-    if not file.is_file():
-        raise InputError(f"{file}: not found; repeat the test, or copy the whole folder of the run")
-    try:
-        with parquet.ParquetFile(file) as stored:
-            schema = stored.schema_arrow
-            number = (schema.metadata or {}).get(b"blur_lightning.schema", b"none").decode()
-            if number != str(SCHEMA):
-                raise InputError(f"{file}: schema {number}, but only {SCHEMA} is read here")
-            table = stored.read([n for n in schema.names if n in ("index", "condition", *METRICS)])
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{file}: cannot be read ({reason}); repeat the test") from error
-    columns = {column: table[column].to_numpy() for column in table.column_names}
-    for column in ("index", "condition"):
-        if column not in columns:
-            raise InputError(f"{file}: no column '{column}'; repeat the test")
-    return columns
-
-
-def _read_fingerprint(file: Path) -> str:
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["data"]["fingerprint"]["test"])
-    except (KeyError, TypeError):
-        raise InputError(f"{file}: no data.fingerprint.test in it; repeat the test") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error}); repeat the test") from error
-
-
-def on_same_images(run: Measured, other: Measured) -> bool:
-    """Whether two runs measured the same images under what conditions both have."""
-    return run.fingerprint == other.fingerprint and all(
-        np.array_equal(run.columns["index"][rows], other.columns["index"][other.rows[condition]])
-        for condition, rows in run.rows.items()
-        if condition in other.rows
-    )
 
 
 def _text(differences: Sequence[Difference]) -> str:

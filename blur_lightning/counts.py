@@ -3,7 +3,7 @@
 Percentile bootstrap: Efron 1979, Ann. Stat. 7, 1-26.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +35,18 @@ def mean_iou(
 def pixel_accuracy(intersection: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, "*sums"]:
     """Share of right pixels, from summed counts."""
     return fraction(np.sum(intersection, axis=-1), np.sum(truth, axis=-1))
+
+
+# Metrics of segmentations: what makes their values, and which columns of images.parquet are summed.
+COUNTED: Mapping[str, tuple[Callable[..., np.ndarray], tuple[str, ...]]] = {
+    "miou": (mean_iou, ("intersection", "truth", "predicted")),
+    "boundary_miou": (
+        mean_iou,
+        ("boundary_intersection", "boundary_truth", "boundary_predicted"),
+    ),
+    "boundary_iou": (mean_iou, ("contour_intersection", "contour_truth", "contour_predicted")),
+    "pixel_accuracy": (pixel_accuracy, ("intersection", "truth")),
+}
 
 
 def with_interval(

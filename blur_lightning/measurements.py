@@ -75,7 +75,7 @@ class Measurements:
         for file in sorted(self.folder.glob("*.arrow")):
             with pyarrow.memory_map(str(file)) as source:
                 table = pyarrow.ipc.open_file(source).read_all()
-                yield {name: _values(table[name]) for name in names or table.column_names}
+                yield {name: column_values(table[name]) for name in names or table.column_names}
 
 
 def write_parquet(path: Path, tables: Iterable[Columns], *, schema: int) -> None:
@@ -103,7 +103,8 @@ def _array(values: Any) -> Any:
     return pyarrow.ListArray.from_arrays(starts, pyarrow.array(values.ravel()))
 
 
-def _values(column: Any) -> np.ndarray:
+def column_values(column: Any) -> np.ndarray:
+    """A column of a pyarrow table; lists of one length become the rows of an array."""
     import pyarrow
 
     if pyarrow.types.is_list(column.type):

@@ -5,9 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from blur_lightning.comparison import Difference, Measured, differences_of, load_run, on_same_images
+from blur_lightning.comparison import Difference, differences_of
 from blur_lightning.errors import InputError
+from blur_lightning.measures import SUMMED_UP
 from blur_lightning.robustness import RECORDS
+from blur_lightning.tested import Measured, load_run, on_same_images
 
 ALL_PAIRS = 6  # of so many runs on the same images every two are compared; others with the first
 
@@ -41,7 +43,7 @@ def paired_runs(folders: Sequence[Path]) -> list[Pair]:
                 continue
             several = len(group) < ALL_PAIRS
             for j, first in group if several else group[:1]:
-                pairs.append(Pair(j, i, differences_of(first, run, metrics=("top1", "top5"))))
+                pairs.append(Pair(j, i, differences_of(first, run, metrics=SUMMED_UP)))
             if several:
                 group.append((i, run))
     return pairs

@@ -13,6 +13,7 @@ LAYERS = [
     {"errors", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout"},
+    {"tested"},
     {"measures", "comparison", "metrics"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
@@ -83,8 +84,17 @@ def test_no_module_is_longer_than_300_lines(path):
 def test_reports_and_records_need_no_torch():
     light = ("robustness", "report", "curves", "cli", "copies", "parsing", "measurements")
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
-    light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts")
-    light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
+    light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
+    light += (
+        "tested",
+        "sweeps",
+        "search",
+        "trials",
+        "doctor",
+        "online",
+        "wandb_report",
+        "voc_layout",
+    )
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

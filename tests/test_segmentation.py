@@ -10,8 +10,10 @@ from pyarrow import parquet
 from small_voc import VAL, write_voc
 
 from blur_lightning.cli import main
+from blur_lightning.comparison import compare
 from blur_lightning.counts import class_iou, mean_iou
 from blur_lightning.errors import InputError
+from blur_lightning.report import report
 from blur_lightning.robustness import read_records
 from blur_lightning.tasks import SegmentationTask
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
@@ -218,3 +220,29 @@ def test_several_scales_are_refused():
     task = SegmentationTask(torch.nn.Identity())
     with pytest.raises(InputError, match="one scale"):
         task([torch.zeros(1, 3, 4, 4)])
+
+
+def test_two_segmentations_are_compared_by_resampling_the_same_images(command, tmp_path):
+    one = command("test", out=tmp_path / "one")
+    other = command("test", "--model.net.coarse", "true", out=tmp_path / "other")
+    found = {(d.metric, d.condition): d for d in compare(one, other)}
+    assert [metric for metric, condition in found if condition == "D2"] == METRICS
+    for path, value in ((one, "run_value"), (other, "other_value")):
+        for r in read_records(path):
+            assert getattr(found[r.metric, r.condition], value) == pytest.approx(r.value)
+    difference = found["miou", "sharp"]
+    assert difference.difference == pytest.approx(difference.other_value - difference.run_value)
+    assert difference.low <= difference.difference <= difference.high
+    itself = compare(one, one)
+    assert {(d.difference, d.low, d.high, d.within_noise) for d in itself} == {(0, 0, 0, True)}
+
+
+def test_a_report_shows_the_main_metric_and_the_pictures(command, tmp_path):
+    runs = [
+        command("test", "--model.trained_on", mix, out=tmp_path / mix) for mix in ("sharp", "D2")
+    ]
+    report(runs, out=tmp_path / "page.html", figure=tmp_path / "page.svg")
+    page = (tmp_path / "page.html").read_text()
+    assert "mean IoU near boundaries" in page
+    assert page.count("data:image/jpeg") == len(CONDITIONS)
+    assert "mean IoU (%)" in (tmp_path / "page.svg").read_text()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from blur_lightning.counts import class_iou, fraction, mean_iou, pixel_accuracy, with_interval
+from blur_lightning.counts import COUNTED, class_iou, fraction, with_interval
 from blur_lightning.images import VOID
 from blur_lightning.metrics import (
     ClassCounts,
@@ -61,12 +61,9 @@ def count_pixels(
 
 def values_of(rows: Columns) -> dict[str, Interval]:
     """Values of all images under one condition, from the sums of their counts."""
-    everywhere, near, contour = (_classes(rows, p) for p in ("", "boundary_", "contour_"))
     values = {
-        "miou": with_interval(mean_iou, *everywhere),
-        "boundary_miou": with_interval(mean_iou, *near),
-        "boundary_iou": with_interval(mean_iou, *contour),
-        "pixel_accuracy": with_interval(pixel_accuracy, *everywhere[:2]),
+        metric: with_interval(statistic, *(rows[name] for name in names))
+        for metric, (statistic, names) in COUNTED.items()
     }
     # Without a boundary in any image there is nothing near one.
     found: dict[str, Interval] = {
@@ -84,9 +81,10 @@ def tables_of(
     rows: Columns, classes: Sequence[str], widths: Sequence[int]
 ) -> Mapping[str, Columns]:
     """Lines for the IoU of each class, and the accuracy within each width, under one condition."""
+    counts = [rows[name] for name in ClassCounts._fields]
     trimaps = (rows["trimap_right"], rows["trimap_counted"])
     tables = {
-        CLASSES_TABLE: ("class", classes, with_interval(class_iou, *_classes(rows))),
+        CLASSES_TABLE: ("class", classes, with_interval(class_iou, *counts)),
         TRIMAP_TABLE: ("width", widths, with_interval(fraction, *trimaps)),
     }
     return {
@@ -97,7 +95,3 @@ def tables_of(
         }
         for name, (title, keys, values) in tables.items()
     }
-
-
-def _classes(rows: Columns, prefix: str = "") -> list[np.ndarray]:
-    return [rows[prefix + name] for name in ClassCounts._fields]

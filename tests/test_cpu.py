@@ -4,7 +4,7 @@ import scipy.ndimage
 import torch
 
 from blur_lightning.blur import convolve, disk_kernel, gaussian_taps, shake_bank
-from blur_lightning.blur.cpu import Bands, Fourier, Shifts, Strips, _fast_length, path_of
+from blur_lightning.blur.cpu import Fourier, Separable, Shifts, Strips, _fast_length, path_of
 from blur_lightning.blur.runs import Runs
 
 GENERATOR = np.random.default_rng(0)
@@ -41,16 +41,16 @@ KERNELS = {
     "slanted": (flat("x....", "xx...", ".xx..", "..xx.", "....x"), Runs),
     "columns unbroken, rows broken": (flat("x.x", "xxx", "xxx"), Runs),
     "ring": (flat("xxx", "x.x", "xxx"), Shifts),
-    "gaussian": (torch.outer(gaussian(1.3), gaussian(1.3)), Bands),
-    "wide gaussian": (torch.outer(gaussian(8), gaussian(8)), Bands),
-    "lopsided product": (torch.outer(noise(1, 7)[0], noise(1, 5)[0]), Bands),
-    "product of sum not quite 1": (1.0005 * torch.outer(noise(1, 3)[0], noise(1, 5)[0]), Bands),
+    "gaussian": (torch.outer(gaussian(1.3), gaussian(1.3)), Separable),
+    "wide gaussian": (torch.outer(gaussian(8), gaussian(8)), Separable),
+    "lopsided product": (torch.outer(noise(1, 7)[0], noise(1, 5)[0]), Separable),
+    "product of sum not quite 1": (1.0005 * torch.outer(noise(1, 3)[0], noise(1, 5)[0]), Separable),
     "almost a product": (
         0.999 * torch.outer(gaussian(1), gaussian(1)) + 0.001 * noise(9, 9),
         Strips,
     ),
-    "row of unequal taps": (gaussian(2)[None], Bands),
-    "column of unequal taps": (gaussian(2)[:, None], Bands),
+    "row of unequal taps": (gaussian(2)[None], Separable),
+    "column of unequal taps": (gaussian(2)[:, None], Separable),
     "disk by area": (disk(3.3, rim="area"), Strips),
     "wide disk by area": (disk(19.5, rim="area"), Fourier),
     "noise": (noise(9, 9), Strips),

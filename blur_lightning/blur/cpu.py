@@ -27,9 +27,8 @@ from torch import Tensor
 
 from blur_lightning.blur.border import Border, Workspace, inner_size, pad
 from blur_lightning.blur.runs import Runs, plan_runs
+from blur_lightning.blur.separable import Separable
 
-# Outputs that a product with a band makes at once: of 8, 12, 16, 20, 24, 32, 48 and 64 the fastest.
-_BAND = 16
 # Channels that fill the vectors of a convolution.
 _CHANNELS = 16
 # Milliseconds an image of 3x384x384, for the choice among what fits any kernel.
@@ -38,45 +37,6 @@ _SHIFT_COST, _FOURIER_COST = 0.045, 7.0
 
 def _strips_cost(taps: int) -> float:
     return 0.7 + 0.0065 * taps
-
-
-@dataclass(frozen=True, eq=False)
-class Bands:
-    """A kernel that is a column times a row: a product with a band matrix along each axis.
-
-    A row of a band matrix holds the taps, one place further on than the row above; its product
-    with a stretch of 16 + 2 half width pixels makes 16 blurred ones.
-
-    Attributes:
-        column: Matrix (16, 16 + 2 half width) of the column; None where that is a single 1.
-        row: The same of the row.
-    """
-
-    column: Tensor | None
-    row: Tensor | None
-
-    def __call__(
-        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
-    ) -> Tensor:
-        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
-        c, h, w = image.shape[0], *inner_size(image, margin)
-        dtype = torch.promote_types(image.dtype, torch.float32)
-        rows, columns = (
-            0 if band is None else (band.shape[1] - _BAND) // 2 for band in (self.column, self.row)
-        )
-        # A row of every channel side by side: so the products are wide, and none copies pixels.
-        values = pad(image, rows, columns, border, dtype, workspace, margin=margin, rows_first=True)
-        values = values.transpose(0, 1).reshape(h + 2 * rows, c * (w + 2 * columns))
-        if self.column is not None:
-            blurred = workspace.take((h, c * (w + 2 * columns)), dtype)
-            _products(self.column.to(dtype), values, blurred)
-            values = blurred
-        values = values.view(h * c, w + 2 * columns)
-        if self.row is not None:
-            blurred = workspace.take((h * c, w), dtype)
-            _products(self.row.to(dtype), values.T, blurred.T)
-            values = blurred
-        return values.view(h, c, w).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -125,30 +85,24 @@ class Strips:
     def __call__(
         self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
     ) -> Tensor:
-        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
+        """Blur (c, h, w) but for a margin; the result is float."""
         c, h, w = image.shape[0], *inner_size(image, margin)
         rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
         dtype = torch.promote_types(image.dtype, torch.float32)
-        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin)
         count = min(max(1, _CHANNELS // c), h)
         height = -(-h // count)
-        # The last one overlaps the one before where the rows cannot be shared out evenly.
-        tops = [min(strip * height, h - height) for strip in range(count)]
-        shape = (c, count, height + 2 * rows, w + 2 * columns)
-        strips = workspace.take(shape, dtype)
-        for strip, top in enumerate(tops):
-            strips[:, strip] = padded[:, top : top + height + 2 * rows]
+        # Rows below the image fill the last strip; what is made of them is cut off.
+        rest = count * height - h
+        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin, more=(rest, 0))
+        strips = padded.unfold(1, height + 2 * rows, height).transpose(2, 3)
         # conv2d correlates; turning the kernel by half a turn makes it a convolution.
         taps = self.taps.to(dtype).flip(-2, -1).expand(c, *self.taps.shape[-2:])
         convolved = F.conv2d(
-            strips.view(1, c * count, *shape[2:]),
+            strips.reshape(1, c * count, *strips.shape[2:]),
             taps.repeat_interleave(count, dim=0)[:, None],
             groups=c * count,
-        ).view(c, count, height, w)
-        blurred = workspace.take((c, h, w), dtype)
-        for strip, top in enumerate(tops):
-            blurred[:, top : top + height] = convolved[:, strip]
-        return blurred
+        )
+        return convolved.view(c, count * height, w)[:, :h]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +129,7 @@ class Fourier:
         return blurred[:, 2 * rows : 2 * rows + h, 2 * columns : 2 * columns + w]
 
 
-Path = Runs | Bands | Shifts | Strips | Fourier
+Path = Runs | Separable | Shifts | Strips | Fourier
 
 
 def path_of(factors: Sequence[Tensor]) -> Path:
@@ -200,7 +154,7 @@ def _path(taps: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...], dtype: s
         np.frombuffer(data, dtype).reshape(shape) for data, shape in zip(taps, shapes, strict=True)
     ]
     if len(factors) == 2:
-        return Bands(_band(factors[0][:, 0]), _band(factors[1][0]))
+        return Separable(_taps(factors[0][:, 0]), _taps(factors[1][0]))
     kernel = _trimmed(factors[0])
     if kernel.min(initial=np.inf, where=kernel > 0) == kernel.max():
         plans = [plan_runs(kernel[::-1, ::-1] > 0, vertical) for vertical in (False, True)]
@@ -210,7 +164,7 @@ def _path(taps: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...], dtype: s
     column, row = kernel.sum(axis=1), kernel.sum(axis=0)
     # Up to rounding the kernel is their product, if it is one at all.
     if np.abs(np.outer(column, row) - kernel * kernel.sum()).sum() < 8 * np.finfo(dtype).eps:
-        return Bands(_band(column), _band(row / row.sum()))
+        return Separable(_taps(column), _taps(row / row.sum()))
     strips, fourier = _strips_cost(kernel.size), _FOURIER_COST
     if _SHIFT_COST * np.count_nonzero(kernel) < min(strips, fourier):
         turned = kernel[::-1, ::-1]
@@ -230,27 +184,9 @@ def _trimmed(kernel: NDArray) -> NDArray:
     ]
 
 
-def _band(taps: NDArray) -> Tensor | None:
-    if len(taps) == 1:
-        return None
-    band = np.zeros((_BAND, _BAND + len(taps) - 1), taps.dtype)
-    for line in range(_BAND):
-        band[line, line : line + len(taps)] = taps[::-1]
-    return torch.from_numpy(band)
-
-
-def _products(band: Tensor, values: Tensor, blurred: Tensor) -> None:
-    """Write (n, m) products of a band with values (n + 2 half width, m), 16 lines at a time."""
-    reach, lines = band.shape[1] - _BAND, len(blurred)
-    for start in range(0, lines, _BAND):
-        # The last 16 lines overlap those before: a product of another shape may round differently.
-        first = max(0, min(start, lines - _BAND))
-        count = min(_BAND, lines)
-        torch.mm(
-            band[:count, : count + reach],
-            values[first : first + count + reach],
-            out=blurred[first : first + count],
-        )
+def _taps(line: NDArray) -> Tensor | None:
+    """Turn a column or a row by half a turn; None where it is a single 1."""
+    return None if len(line) == 1 else torch.from_numpy(line[::-1].copy())
 
 
 def _fast_length(length: int) -> int:

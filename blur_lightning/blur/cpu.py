@@ -2,7 +2,7 @@
 
     kernel                                   path                  images a second
     equal taps in unbroken rows or columns   sums of runs          D2 2570, D8 1130, H8 3800
-    a column times a row                     products with bands   G1 930, G2 770, G4 550, G8 350
+    a column times a row                     convolved lines       G1 930, G2 770, G4 550, G8 350
     few taps                                 shift and add         shake 400, 41 taps on a line 450
     many taps, not too wide                  convolved strips      13x13 500, 17x17 380, 25x25 210
     others                                   Fourier transform     120-160
@@ -77,9 +77,13 @@ class Strips:
     cut into strips of rows, which become channels.
 
     Attributes:
-        taps: (rows, columns) for all channels, or (c, rows, columns).
+        half_width: Reach in (rows, columns).
+        first: The (row, column) that the taps begin at, in a kernel of that reach.
+        taps: (rows, columns) for all channels, or (c, rows, columns); turned by half a turn.
     """
 
+    half_width: tuple[int, int]
+    first: tuple[int, int]
     taps: Tensor
 
     def __call__(
@@ -87,20 +91,18 @@ class Strips:
     ) -> Tensor:
         """Blur (c, h, w) but for a margin; the result is float."""
         c, h, w = image.shape[0], *inner_size(image, margin)
-        rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
+        (y, x), (rows, columns) = self.first, self.taps.shape[-2:]
         dtype = torch.promote_types(image.dtype, torch.float32)
         count = min(max(1, _CHANNELS // c), h)
         height = -(-h // count)
         # Rows below the image fill the last strip; what is made of them is cut off.
-        rest = count * height - h
-        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin, more=(rest, 0))
-        strips = padded.unfold(1, height + 2 * rows, height).transpose(2, 3)
-        # conv2d correlates; turning the kernel by half a turn makes it a convolution.
-        taps = self.taps.to(dtype).flip(-2, -1).expand(c, *self.taps.shape[-2:])
+        more = (count * height - h, 0)
+        padded = pad(image, *self.half_width, border, dtype, workspace, margin=margin, more=more)
+        used = padded[:, y : y + count * height + rows - 1, x : x + w + columns - 1]
+        strips = used.unfold(1, height + rows - 1, height).transpose(2, 3)
+        taps = self.taps.to(dtype).expand(c, rows, columns).repeat_interleave(count, dim=0)
         convolved = F.conv2d(
-            strips.reshape(1, c * count, *strips.shape[2:]),
-            taps.repeat_interleave(count, dim=0)[:, None],
-            groups=c * count,
+            strips.reshape(1, c * count, *strips.shape[2:]), taps[:, None], groups=c * count
         )
         return convolved.view(c, count * height, w)[:, :h]
 
@@ -140,8 +142,10 @@ def path_of(factors: Sequence[Tensor]) -> Path:
     """
     if factors[0].ndim == 3:  # each channel has a kernel of its own
         kernel = factors[0].detach()
-        taps = kernel[0].numel()
-        return Strips(kernel) if _strips_cost(taps) < _FOURIER_COST else Fourier(kernel)
+        if _strips_cost(kernel[0].numel()) < _FOURIER_COST:
+            # conv2d correlates; turning a kernel by half a turn makes it a convolution.
+            return Strips((kernel.shape[1] // 2, kernel.shape[2] // 2), (0, 0), kernel.flip(-2, -1))
+        return Fourier(kernel)
     arrays = [factor.detach().numpy() for factor in factors]
     shapes = tuple(array.shape for array in arrays)
     return _path(tuple(array.tobytes() for array in arrays), shapes, arrays[0].dtype.str)
@@ -165,13 +169,16 @@ def _path(taps: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...], dtype: s
     # Up to rounding the kernel is their product, if it is one at all.
     if np.abs(np.outer(column, row) - kernel * kernel.sum()).sum() < 8 * np.finfo(dtype).eps:
         return Separable(_taps(column), _taps(row / row.sum()))
-    strips, fourier = _strips_cost(kernel.size), _FOURIER_COST
-    if _SHIFT_COST * np.count_nonzero(kernel) < min(strips, fourier):
-        turned = kernel[::-1, ::-1]
-        places = ((int(y), int(x), float(turned[y, x])) for y, x in np.argwhere(turned))
-        return Shifts((kernel.shape[0] // 2, kernel.shape[1] // 2), tuple(places))
-    copy = torch.from_numpy(kernel.copy())
-    return Strips(copy) if strips < fourier else Fourier(copy)
+    turned, half_width = kernel[::-1, ::-1], (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    places = np.argwhere(turned)
+    (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0) + 1
+    box = turned[top:bottom, left:right]
+    strips, fourier = _strips_cost(box.size), _FOURIER_COST
+    if _SHIFT_COST * len(places) < min(strips, fourier):
+        return Shifts(half_width, tuple((int(y), int(x), float(turned[y, x])) for y, x in places))
+    if strips < fourier:
+        return Strips(half_width, (int(top), int(left)), torch.from_numpy(box.copy()))
+    return Fourier(torch.from_numpy(kernel.copy()))
 
 
 def _trimmed(kernel: NDArray) -> NDArray:

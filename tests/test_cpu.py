@@ -3,7 +3,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from blur_lightning.blur import convolve, disk_kernel, gaussian_taps, shake_bank
+from blur_lightning.blur import convolve, disk_kernel, gaussian_taps, runs, shake_bank
 from blur_lightning.blur.cpu import Fourier, Separable, Shifts, Strips, _fast_length, path_of
 from blur_lightning.blur.runs import Runs
 
@@ -107,6 +107,16 @@ def test_sums_of_runs_are_exact_at_ties():
             / (420 * count)
         )
         assert np.array_equal(convolve(image, taps)[0].numpy(), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("name", ["disk", "disk of more than 16 bits", "column", "row"])
+def test_sums_do_not_depend_on_the_stretches_they_are_made_in(name, dtype, monkeypatch):
+    taps, _ = KERNELS[name]
+    image = torch.from_numpy(GENERATOR.integers(0, 256, (1, 3, 61, 53), dtype=np.uint8)).to(dtype)
+    whole = convolve(image, taps[None])
+    monkeypatch.setattr(runs, "_CACHE", 1)
+    assert torch.equal(convolve(image, taps[None]), whole)
 
 
 def test_long_sums_take_few_additions():

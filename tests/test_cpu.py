@@ -119,6 +119,14 @@ def test_sums_do_not_depend_on_the_stretches_they_are_made_in(name, dtype, monke
     assert torch.equal(convolve(image, taps[None]), whole)
 
 
+def test_infinite_pixels_stay_where_a_disk_reaches_and_warn_of_nothing():
+    image = torch.ones(1, 1, 30, 30)
+    image[..., 10, 10], image[..., 10, 11] = torch.inf, -torch.inf
+    blurred = convolve(image, disk(2)[None])[0, 0]
+    assert not blurred[10, 10].isfinite()
+    assert torch.equal(blurred[14:], torch.ones(16, 30))
+
+
 def test_long_sums_take_few_additions():
     plan = path_of((disk(8),))
     assert isinstance(plan, Runs)

@@ -55,9 +55,10 @@ class Runs:
         values, mean = padded.view(-1).numpy(), blurred.view(-1).numpy()
         if out_type == torch.uint8:
             memory, values = (array.view(f"u{array.itemsize}") for array in (memory, values))
-        for start in range(0, len(values) - reach, size):
-            total = self._sum(values[start : start + size + reach], width, memory[1:])
-            self._divide(total, memory[0, : len(total)], mean[start : start + len(total)])
+        with np.errstate(all="ignore"):  # float images may hold infinity, as on every other path
+            for start in range(0, len(values) - reach, size):
+                total = self._sum(values[start : start + size + reach], width, memory[1:])
+                self._divide(total, memory[0, : len(total)], mean[start : start + len(total)])
         return blurred[:, :h, :w]
 
     def _sum(self, values: NDArray, width: int, memory: NDArray) -> NDArray:

@@ -1,18 +1,19 @@
 """The fastest exact way on a CPU to blur one image, by what its kernel is.
 
     kernel                                   path                  images a second
-    equal taps in unbroken rows or columns   sums of runs          D2 2570, D8 1130, H8 3800
-    a column times a row                     convolved lines       G1 930, G2 770, G4 550, G8 350
-    few taps                                 shift and add         shake 400, 41 taps on a line 450
-    many taps, not too wide                  convolved strips      13x13 500, 17x17 380, 25x25 210
+    equal taps in unbroken rows or columns   sums of runs          D2 1990, D8 790, H8 2330
+    a column times a row                     convolved lines       G1 1060, G2 1090, G4 720, G8 520
+    few taps                                 shift and add         41 taps on a line 450
+    many taps, not too wide                  convolved strips      shake 390, 17x17 270, 25x25 210
     others                                   Fourier transform     120-160
 
-Measured on one core (AVX-512), one thread, uint8 images of 3x384x384 with border and rounding;
-`benchmarks/blur.py` repeats it. Slower were: shift and add for Gaussians (G1 720, G8 120), planes
-or strips instead of whole images for the sums, bands of other heights than 16, and a grouped
-convolution of several images at once, in six times the memory. A Fourier transform in float32
-takes half the time (340-420), but its rounding depends on all pixels of an image: so a window cut
-out of it would not be blurred to the same 8-bit values. In float64 it is, save at exact ties.
+Measured on one core (AVX-512) of a shared machine, one thread, uint8 images of 3x384x384 with
+border and rounding, the best of 9 rounds; `benchmarks/blur.py` repeats it. Slower were: shift and
+add for Gaussians, products of their band matrices (half as fast), sums of a whole image at once
+(D2 1570, D8 700), and a grouped convolution of several images at once, in six times the memory.
+A Fourier transform in float32 takes half the time (340-420), but its rounding depends on all
+pixels of an image: so a window cut out of it would not be blurred to the same 8-bit values. In
+float64 it is, save at exact ties.
 """
 
 from collections.abc import Sequence

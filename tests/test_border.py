@@ -5,15 +5,16 @@ import torch.nn.functional as F
 from blur_lightning.blur.border import Workspace, pad
 
 
-@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("more", [(0, 0), (2, 0), (0, 5), (1, 3)])
 @pytest.mark.parametrize("border", ["reflect", "replicate", "constant"])
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (2, 0), (0, 3), (4, 6)])
-def test_the_border_is_that_of_torch(border, rows, columns, rows_first):
+def test_the_border_is_that_of_torch(border, rows, columns, more):
     image = torch.arange(3 * 5 * 7, dtype=torch.float32).view(3, 5, 7)
     workspace = Workspace()
     for _ in range(2):  # the second time in used memory
-        padded = pad(image, rows, columns, border, torch.float32, workspace, rows_first=rows_first)
+        padded = pad(image, rows, columns, border, torch.float32, workspace, more=more)
         wanted = F.pad(image[None], (columns, columns, rows, rows), mode=border)[0]
+        wanted = F.pad(wanted, (0, more[1], 0, more[0]))
         assert torch.equal(padded, wanted)
         padded.fill_(-1)
         workspace.clear()

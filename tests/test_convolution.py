@@ -284,10 +284,10 @@ def test_the_gpu_agrees_with_the_cpu():
     assert (on_gpu - convolve(batch, make_kernels(blurs))).abs().max() * 255 < 1e-3
 
 
-@pytest.fixture
-def products():
-    """oneDNN's setting for products, as a run of reduced precision has it."""
-    setting = torch.backends.mkldnn.matmul
+@pytest.fixture(params=["matmul", "conv"])
+def products(request):
+    """oneDNN's setting for products or convolutions, as a run of reduced precision has it."""
+    setting = getattr(torch.backends.mkldnn, request.param)
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     yield setting
@@ -299,13 +299,13 @@ def test_reduced_precision_of_a_run_does_not_reach_the_blur(products, monkeypatc
     products.fp32_precision, reduced = "ieee", products.fp32_precision
     plain = convolve(batch, kernels)
     products.fp32_precision = reduced
-    seen, product = set(), torch.mm
+    seen, convolution = set(), torch.nn.functional.conv2d
 
     def noting(*operands, **options):
         seen.add(products.fp32_precision)
-        return product(*operands, **options)
+        return convolution(*operands, **options)
 
-    monkeypatch.setattr(torch, "mm", noting)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", noting)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(convolve(batch, kernels), plain)
         followed = convolve((batch / 255).requires_grad_(), kernels)

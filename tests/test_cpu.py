@@ -3,8 +3,8 @@ import pytest
 import scipy.ndimage
 import torch
 
-from blur_lightning.blur import convolve, disk_kernel, gaussian_taps, shake_bank
-from blur_lightning.blur.cpu import Bands, Fourier, Shifts, Strips, _fast_length, path_of
+from blur_lightning.blur import convolve, disk_kernel, gaussian_taps, runs, shake_bank
+from blur_lightning.blur.cpu import Fourier, Separable, Shifts, Strips, _fast_length, path_of
 from blur_lightning.blur.runs import Runs
 
 GENERATOR = np.random.default_rng(0)
@@ -41,16 +41,16 @@ KERNELS = {
     "slanted": (flat("x....", "xx...", ".xx..", "..xx.", "....x"), Runs),
     "columns unbroken, rows broken": (flat("x.x", "xxx", "xxx"), Runs),
     "ring": (flat("xxx", "x.x", "xxx"), Shifts),
-    "gaussian": (torch.outer(gaussian(1.3), gaussian(1.3)), Bands),
-    "wide gaussian": (torch.outer(gaussian(8), gaussian(8)), Bands),
-    "lopsided product": (torch.outer(noise(1, 7)[0], noise(1, 5)[0]), Bands),
-    "product of sum not quite 1": (1.0005 * torch.outer(noise(1, 3)[0], noise(1, 5)[0]), Bands),
+    "gaussian": (torch.outer(gaussian(1.3), gaussian(1.3)), Separable),
+    "wide gaussian": (torch.outer(gaussian(8), gaussian(8)), Separable),
+    "lopsided product": (torch.outer(noise(1, 7)[0], noise(1, 5)[0]), Separable),
+    "product of sum not quite 1": (1.0005 * torch.outer(noise(1, 3)[0], noise(1, 5)[0]), Separable),
     "almost a product": (
         0.999 * torch.outer(gaussian(1), gaussian(1)) + 0.001 * noise(9, 9),
         Strips,
     ),
-    "row of unequal taps": (gaussian(2)[None], Bands),
-    "column of unequal taps": (gaussian(2)[:, None], Bands),
+    "row of unequal taps": (gaussian(2)[None], Separable),
+    "column of unequal taps": (gaussian(2)[:, None], Separable),
     "disk by area": (disk(3.3, rim="area"), Strips),
     "wide disk by area": (disk(19.5, rim="area"), Fourier),
     "noise": (noise(9, 9), Strips),
@@ -107,6 +107,24 @@ def test_sums_of_runs_are_exact_at_ties():
             / (420 * count)
         )
         assert np.array_equal(convolve(image, taps)[0].numpy(), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("name", ["disk", "disk of more than 16 bits", "column", "row"])
+def test_sums_do_not_depend_on_the_stretches_they_are_made_in(name, dtype, monkeypatch):
+    taps, _ = KERNELS[name]
+    image = torch.from_numpy(GENERATOR.integers(0, 256, (1, 3, 61, 53), dtype=np.uint8)).to(dtype)
+    whole = convolve(image, taps[None])
+    monkeypatch.setattr(runs, "_CACHE", 1)
+    assert torch.equal(convolve(image, taps[None]), whole)
+
+
+def test_infinite_pixels_stay_where_a_disk_reaches_and_warn_of_nothing():
+    image = torch.ones(1, 1, 30, 30)
+    image[..., 10, 10], image[..., 10, 11] = torch.inf, -torch.inf
+    blurred = convolve(image, disk(2)[None])[0, 0]
+    assert not blurred[10, 10].isfinite()
+    assert torch.equal(blurred[14:], torch.ones(16, 30))
 
 
 def test_long_sums_take_few_additions():

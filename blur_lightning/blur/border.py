@@ -46,7 +46,7 @@ def pad(
     workspace: Workspace,
     *,
     margin: int = 0,
-    rows_first: bool = False,
+    more: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """Copy (c, h, w) with rows and columns around it.
 
@@ -58,15 +58,15 @@ def pad(
         dtype: Type of the copy.
         workspace: Where it lies.
         margin: Pixels at each edge of the image that can only be part of what is around.
-        rows_first: Put channels inside rows.
+        more: Rows below all this and columns on the right, which are 0.
     """
     c, h, w = image.shape[0], *inner_size(image, margin)
-    shape = (c, h + 2 * rows, w + 2 * columns)
-    if rows_first:
-        memory = workspace.take((shape[1], c, shape[2]), dtype)
-        padded = memory.transpose(0, 1)
-    else:
-        padded = workspace.take(shape, dtype)
+    bottom, right = h + 2 * rows, w + 2 * columns
+    padded = whole = workspace.take((c, bottom + more[0], right + more[1]), dtype)
+    if any(more):
+        whole[:, bottom:].zero_()
+        whole[:, :, right:].zero_()
+        padded = whole[:, :bottom, :right]
     # What of the margin is copied, and what is left for the border.
     above, left = min(rows, margin), min(columns, margin)
     rows, columns, h, w = rows - above, columns - left, h + 2 * above, w + 2 * left
@@ -86,4 +86,4 @@ def pad(
         else:
             before.zero_()
             after.zero_()
-    return padded
+    return whole

@@ -131,7 +131,7 @@ def _convolve_on_cpu(images: Tensor, kernels: Kernels, border: Border, margin: i
             workspace.clear()
             path = path_of([factor[place] for factor in group.factors])
             values = path(images[index], border, workspace, margin)
-            if not images.is_floating_point():
+            if values.is_floating_point() and not images.is_floating_point():
                 # By way of 16 bits, which torch does three times faster.
                 values = values.round_().to(torch.int16)
             blurred[index] = values

@@ -1,18 +1,19 @@
 """The fastest exact way on a CPU to blur one image, by what its kernel is.
 
     kernel                                   path                  images a second
-    equal taps in unbroken rows or columns   sums of runs          D2 2570, D8 1130, H8 3800
-    a column times a row                     products with bands   G1 930, G2 770, G4 550, G8 350
-    few taps                                 shift and add         shake 400, 41 taps on a line 450
-    many taps, not too wide                  convolved strips      13x13 500, 17x17 380, 25x25 210
+    equal taps in unbroken rows or columns   sums of runs          D2 1990, D8 790, H8 2330
+    a column times a row                     convolved lines       G1 1060, G2 1090, G4 720, G8 520
+    few taps                                 shift and add         41 taps on a line 450
+    many taps, not too wide                  convolved strips      shake 390, 17x17 270, 25x25 210
     others                                   Fourier transform     120-160
 
-Measured on one core (AVX-512), one thread, uint8 images of 3x384x384 with border and rounding;
-`benchmarks/blur.py` repeats it. Slower were: shift and add for Gaussians (G1 720, G8 120), planes
-or strips instead of whole images for the sums, bands of other heights than 16, and a grouped
-convolution of several images at once, in six times the memory. A Fourier transform in float32
-takes half the time (340-420), but its rounding depends on all pixels of an image: so a window cut
-out of it would not be blurred to the same 8-bit values. In float64 it is, save at exact ties.
+Measured on one core (AVX-512) of a shared machine, one thread, uint8 images of 3x384x384 with
+border and rounding, the best of 9 rounds; `benchmarks/blur.py` repeats it. Slower were: shift and
+add for Gaussians, products of their band matrices (half as fast), sums of a whole image at once
+(D2 1570, D8 700), and a grouped convolution of several images at once, in six times the memory.
+A Fourier transform in float32 takes half the time (340-420), but its rounding depends on all
+pixels of an image: so a window cut out of it would not be blurred to the same 8-bit values. In
+float64 it is, save at exact ties.
 """
 
 from collections.abc import Sequence
@@ -27,9 +28,8 @@ from torch import Tensor
 
 from blur_lightning.blur.border import Border, Workspace, inner_size, pad
 from blur_lightning.blur.runs import Runs, plan_runs
+from blur_lightning.blur.separable import Separable
 
-# Outputs that a product with a band makes at once: of 8, 12, 16, 20, 24, 32, 48 and 64 the fastest.
-_BAND = 16
 # Channels that fill the vectors of a convolution.
 _CHANNELS = 16
 # Milliseconds an image of 3x384x384, for the choice among what fits any kernel.
@@ -38,45 +38,6 @@ _SHIFT_COST, _FOURIER_COST = 0.045, 7.0
 
 def _strips_cost(taps: int) -> float:
     return 0.7 + 0.0065 * taps
-
-
-@dataclass(frozen=True, eq=False)
-class Bands:
-    """A kernel that is a column times a row: a product with a band matrix along each axis.
-
-    A row of a band matrix holds the taps, one place further on than the row above; its product
-    with a stretch of 16 + 2 half width pixels makes 16 blurred ones.
-
-    Attributes:
-        column: Matrix (16, 16 + 2 half width) of the column; None where that is a single 1.
-        row: The same of the row.
-    """
-
-    column: Tensor | None
-    row: Tensor | None
-
-    def __call__(
-        self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
-    ) -> Tensor:
-        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
-        c, h, w = image.shape[0], *inner_size(image, margin)
-        dtype = torch.promote_types(image.dtype, torch.float32)
-        rows, columns = (
-            0 if band is None else (band.shape[1] - _BAND) // 2 for band in (self.column, self.row)
-        )
-        # A row of every channel side by side: so the products are wide, and none copies pixels.
-        values = pad(image, rows, columns, border, dtype, workspace, margin=margin, rows_first=True)
-        values = values.transpose(0, 1).reshape(h + 2 * rows, c * (w + 2 * columns))
-        if self.column is not None:
-            blurred = workspace.take((h, c * (w + 2 * columns)), dtype)
-            _products(self.column.to(dtype), values, blurred)
-            values = blurred
-        values = values.view(h * c, w + 2 * columns)
-        if self.row is not None:
-            blurred = workspace.take((h * c, w), dtype)
-            _products(self.row.to(dtype), values.T, blurred.T)
-            values = blurred
-        return values.view(h, c, w).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -117,38 +78,34 @@ class Strips:
     cut into strips of rows, which become channels.
 
     Attributes:
-        taps: (rows, columns) for all channels, or (c, rows, columns).
+        half_width: Reach in (rows, columns).
+        first: The (row, column) that the taps begin at, in a kernel of that reach.
+        taps: (rows, columns) for all channels, or (c, rows, columns); turned by half a turn.
     """
 
+    half_width: tuple[int, int]
+    first: tuple[int, int]
     taps: Tensor
 
     def __call__(
         self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
     ) -> Tensor:
-        """Blur (c, h, w) but for a margin; the result is float and lies in the workspace."""
+        """Blur (c, h, w) but for a margin; the result is float."""
         c, h, w = image.shape[0], *inner_size(image, margin)
-        rows, columns = self.taps.shape[-2] // 2, self.taps.shape[-1] // 2
+        (y, x), (rows, columns) = self.first, self.taps.shape[-2:]
         dtype = torch.promote_types(image.dtype, torch.float32)
-        padded = pad(image, rows, columns, border, dtype, workspace, margin=margin)
         count = min(max(1, _CHANNELS // c), h)
         height = -(-h // count)
-        # The last one overlaps the one before where the rows cannot be shared out evenly.
-        tops = [min(strip * height, h - height) for strip in range(count)]
-        shape = (c, count, height + 2 * rows, w + 2 * columns)
-        strips = workspace.take(shape, dtype)
-        for strip, top in enumerate(tops):
-            strips[:, strip] = padded[:, top : top + height + 2 * rows]
-        # conv2d correlates; turning the kernel by half a turn makes it a convolution.
-        taps = self.taps.to(dtype).flip(-2, -1).expand(c, *self.taps.shape[-2:])
+        # Rows below the image fill the last strip; what is made of them is cut off.
+        more = (count * height - h, 0)
+        padded = pad(image, *self.half_width, border, dtype, workspace, margin=margin, more=more)
+        used = padded[:, y : y + count * height + rows - 1, x : x + w + columns - 1]
+        strips = used.unfold(1, height + rows - 1, height).transpose(2, 3)
+        taps = self.taps.to(dtype).expand(c, rows, columns).repeat_interleave(count, dim=0)
         convolved = F.conv2d(
-            strips.view(1, c * count, *shape[2:]),
-            taps.repeat_interleave(count, dim=0)[:, None],
-            groups=c * count,
-        ).view(c, count, height, w)
-        blurred = workspace.take((c, h, w), dtype)
-        for strip, top in enumerate(tops):
-            blurred[:, top : top + height] = convolved[:, strip]
-        return blurred
+            strips.reshape(1, c * count, *strips.shape[2:]), taps[:, None], groups=c * count
+        )
+        return convolved.view(c, count * height, w)[:, :h]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +132,7 @@ class Fourier:
         return blurred[:, 2 * rows : 2 * rows + h, 2 * columns : 2 * columns + w]
 
 
-Path = Runs | Bands | Shifts | Strips | Fourier
+Path = Runs | Separable | Shifts | Strips | Fourier
 
 
 def path_of(factors: Sequence[Tensor]) -> Path:
@@ -186,8 +143,10 @@ def path_of(factors: Sequence[Tensor]) -> Path:
     """
     if factors[0].ndim == 3:  # each channel has a kernel of its own
         kernel = factors[0].detach()
-        taps = kernel[0].numel()
-        return Strips(kernel) if _strips_cost(taps) < _FOURIER_COST else Fourier(kernel)
+        if _strips_cost(kernel[0].numel()) < _FOURIER_COST:
+            # conv2d correlates; turning a kernel by half a turn makes it a convolution.
+            return Strips((kernel.shape[1] // 2, kernel.shape[2] // 2), (0, 0), kernel.flip(-2, -1))
+        return Fourier(kernel)
     arrays = [factor.detach().numpy() for factor in factors]
     shapes = tuple(array.shape for array in arrays)
     return _path(tuple(array.tobytes() for array in arrays), shapes, arrays[0].dtype.str)
@@ -200,7 +159,7 @@ def _path(taps: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...], dtype: s
         np.frombuffer(data, dtype).reshape(shape) for data, shape in zip(taps, shapes, strict=True)
     ]
     if len(factors) == 2:
-        return Bands(_band(factors[0][:, 0]), _band(factors[1][0]))
+        return Separable(_taps(factors[0][:, 0]), _taps(factors[1][0]))
     kernel = _trimmed(factors[0])
     if kernel.min(initial=np.inf, where=kernel > 0) == kernel.max():
         plans = [plan_runs(kernel[::-1, ::-1] > 0, vertical) for vertical in (False, True)]
@@ -210,14 +169,17 @@ def _path(taps: tuple[bytes, ...], shapes: tuple[tuple[int, ...], ...], dtype: s
     column, row = kernel.sum(axis=1), kernel.sum(axis=0)
     # Up to rounding the kernel is their product, if it is one at all.
     if np.abs(np.outer(column, row) - kernel * kernel.sum()).sum() < 8 * np.finfo(dtype).eps:
-        return Bands(_band(column), _band(row / row.sum()))
-    strips, fourier = _strips_cost(kernel.size), _FOURIER_COST
-    if _SHIFT_COST * np.count_nonzero(kernel) < min(strips, fourier):
-        turned = kernel[::-1, ::-1]
-        places = ((int(y), int(x), float(turned[y, x])) for y, x in np.argwhere(turned))
-        return Shifts((kernel.shape[0] // 2, kernel.shape[1] // 2), tuple(places))
-    copy = torch.from_numpy(kernel.copy())
-    return Strips(copy) if strips < fourier else Fourier(copy)
+        return Separable(_taps(column), _taps(row / row.sum()))
+    turned, half_width = kernel[::-1, ::-1], (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    places = np.argwhere(turned)
+    (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0) + 1
+    box = turned[top:bottom, left:right]
+    strips, fourier = _strips_cost(box.size), _FOURIER_COST
+    if _SHIFT_COST * len(places) < min(strips, fourier):
+        return Shifts(half_width, tuple((int(y), int(x), float(turned[y, x])) for y, x in places))
+    if strips < fourier:
+        return Strips(half_width, (int(top), int(left)), torch.from_numpy(box.copy()))
+    return Fourier(torch.from_numpy(kernel.copy()))
 
 
 def _trimmed(kernel: NDArray) -> NDArray:
@@ -230,27 +192,9 @@ def _trimmed(kernel: NDArray) -> NDArray:
     ]
 
 
-def _band(taps: NDArray) -> Tensor | None:
-    if len(taps) == 1:
-        return None
-    band = np.zeros((_BAND, _BAND + len(taps) - 1), taps.dtype)
-    for line in range(_BAND):
-        band[line, line : line + len(taps)] = taps[::-1]
-    return torch.from_numpy(band)
-
-
-def _products(band: Tensor, values: Tensor, blurred: Tensor) -> None:
-    """Write (n, m) products of a band with values (n + 2 half width, m), 16 lines at a time."""
-    reach, lines = band.shape[1] - _BAND, len(blurred)
-    for start in range(0, lines, _BAND):
-        # The last 16 lines overlap those before: a product of another shape may round differently.
-        first = max(0, min(start, lines - _BAND))
-        count = min(_BAND, lines)
-        torch.mm(
-            band[:count, : count + reach],
-            values[first : first + count + reach],
-            out=blurred[first : first + count],
-        )
+def _taps(line: NDArray) -> Tensor | None:
+    """Turn a column or a row by half a turn; None where it is a single 1."""
+    return None if len(line) == 1 else torch.from_numpy(line[::-1].copy())
 
 
 def _fast_length(length: int) -> int:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from blur_lightning.blur.border import Border, Workspace, inner_size, pad
+
+# Bytes that are worked on at once: a core's second cache holds as many and more.
+_CACHE = 2**20
 
 
 @dataclass(frozen=True)
@@ -31,38 +35,62 @@ class Runs:
     def __call__(
         self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
     ) -> Tensor:
-        """Blur (c, h, w) but for a margin; the result is float and may lie in the workspace."""
+        """Blur (c, h, w) but for a margin, in memory of the workspace; 8 bits stay 8 bits."""
         h, w = inner_size(image, margin)
         rows, columns = self.half_width
         if image.is_floating_point():
-            dtype = float_type = torch.promote_types(image.dtype, torch.float32)
+            dtype = out_type = torch.promote_types(image.dtype, torch.float32)
         else:
-            # 16 bits may wrap around: they are read without a sign in the end.
-            dtype = torch.int16 if self.count * 255 < 2**16 else torch.int32
-            float_type = torch.float32
+            # The widest sum, and half of the taps to round with, must fit 16 bits without a sign.
+            dtype = torch.int16 if self.count * 255 + self.count // 2 < 2**16 else torch.int32
+            out_type = torch.uint8
         padded = pad(image, rows, columns, border, dtype, workspace, margin=margin)
+        blurred = workspace.take(tuple(padded.shape), out_type)
         # In flat memory a shift by (y, x) is one by y * width + x, and each sum runs over a single
-        # stretch of it; what is summed across the ends of rows is cut off with the padding.
+        # stretch; what is summed across the ends of rows is cut off with the padding.
         width = padded.shape[2]
+        reach = 2 * rows * width + 2 * columns
+        size = max(reach, _CACHE // ((len(self.chain) + 4) * dtype.itemsize))
+        memory = workspace.take((len(self.chain) + 2, size + reach), dtype).numpy()
+        values, mean = padded.view(-1).numpy(), blurred.view(-1).numpy()
+        if out_type == torch.uint8:
+            memory, values = (array.view(f"u{array.itemsize}") for array in (memory, values))
+        with np.errstate(all="ignore"):  # float images may hold infinity, as on every other path
+            for start in range(0, len(values) - reach, size):
+                total = self._sum(values[start : start + size + reach], width, memory[1:])
+                self._divide(total, memory[0, : len(total)], mean[start : start + len(total)])
+        return blurred[:, :h, :w]
+
+    def _sum(self, values: NDArray, width: int, memory: NDArray) -> NDArray:
+        """Sum what each pixel of a stretch draws on."""
         step = width if self.vertical else 1
-        sums = {1: padded.view(-1)}
-        for length, first, second in self.chain:
-            valid = padded.numel() - (length - 1) * step
-            sums[length] = torch.add(
-                sums[first][:valid],
-                sums[second][first * step : first * step + valid],
-                out=workspace.take((valid,), dtype),
-            )
-        valid = padded.numel() - 2 * rows * width - 2 * columns
-        shifted = [sums[n][y * width + x : y * width + x + valid] for y, x, n in self.runs]
-        total, memory = shifted[0], workspace.take((valid,), dtype)
+        sums = {1: values}
+        for buffer, (length, first, second) in zip(memory[1:], self.chain, strict=True):
+            valid = len(values) - (length - 1) * step
+            parts = sums[first][:valid], sums[second][first * step : first * step + valid]
+            sums[length] = np.add(*parts, out=buffer[:valid])
+        count = len(values) - 2 * self.half_width[0] * width - 2 * self.half_width[1]
+        shifted = [sums[n][y * width + x : y * width + x + count] for y, x, n in self.runs]
+        total = shifted[0]
         for run in shifted[1:]:
-            total = torch.add(total, run, out=memory)
-        mean = workspace.take(tuple(padded.shape), float_type)
-        flat = mean.view(-1)[:valid]
-        flat.copy_(total.view(torch.uint16) if dtype == torch.int16 else total)
-        flat.div_(self.count)  # a quotient is rounded exactly, so a tie stays a tie
-        return mean[:, :h, :w]
+            total = np.add(total, run, out=memory[0, :count])
+        return total
+
+    def _divide(self, total: NDArray, memory: NDArray, mean: NDArray) -> None:
+        """Divide by the number of taps; of whole numbers a tie goes to the even one."""
+        if mean.dtype != np.uint8:
+            np.divide(total, self.count, out=mean)
+            return
+        half = (self.count - 1) // 2
+        if self.count % 2 == 0:  # others have no ties
+            np.floor_divide(total, self.count, out=memory)
+            memory &= 1  # less than half is added where rounding down gives an even value
+            memory += half
+            memory += total
+        else:
+            np.add(total, half, out=memory)
+        memory //= self.count
+        np.copyto(mean, memory, casting="unsafe")
 
 
 def plan_runs(taken: NDArray, vertical: bool) -> Runs | None:

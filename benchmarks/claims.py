@@ -2,8 +2,9 @@
 
     python benchmarks/claims.py runs/vasiljevic2016_table3_fashion [--out FILE.csv]
         [--records FILE.csv]
+    python benchmarks/claims.py runs/segment_stamps [...]
 
-RUNS are folders of the tests of one network that was fine-tuned on each mix of `MIXES`, with the
+RUNS are folders of the tests of one network that was trained on each mix of a `Study`, with the
 same two or more seeds each; those trained on anything else are passed over. A claim is a set of
 differences that all have to exceed a threshold. It `holds` if the 95 % intervals of all lie above,
 `does not hold` if one lies below, and is else `within noise`. Tests of which all must succeed need
@@ -16,6 +17,9 @@ for its own number; the half widths are added in squares (Howe 1974, J. Am. Stat
 789-794). In simulations with three seeds these intervals cover 95 to 99 %. A two-level bootstrap
 covers 75 % where the seeds scatter: three of them are too few to draw from. All seeds begin with
 the same trained network; what another one would do is outside of the interval.
+
+Mean IoU is no mean over images. Each image stands there for its jackknife pseudo-value (Tukey 1958,
+Ann. Math. Stat. 29, 614): n times the value of all images less n - 1 times that without it.
 """
 
 import argparse
@@ -28,26 +32,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blur_lightning.counts import COUNTED
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import (
-    IMAGES,
     PROVENANCE,
+    RECORDS,
     read_records,
     record_files,
     replacing,
     write_records,
     write_table,
 )
+from blur_lightning.tested import Measured, load_run
 
 SHARP, DISKS, SHAKE = "sharp", "sharp+D1+D2+D3", "0.2*sharp+0.8*shake"
 MIXES = (SHARP, "sharp+D2", DISKS, "sharp+D3", "D3", SHAKE)
 RADII = ("sharp", "D1", "D2", "D3", "D4")
+LARGE_DISKS, LARGE_RADII = "sharp+D2+D4+D6", ("sharp", "D2", "D4", "D6", "D8")
 # Metric -> what it is multiplied by, and the unit that results.
-UNITS = {"top1": (100, "points"), "entropy": (1, "nats")}
+UNITS = {
+    "top1": (100, "points"),
+    "entropy": (1, "nats"),
+    "miou": (100, "points"),
+    "boundary_miou": (100, "points"),
+}
 
 Cell = tuple[str, str]  # the mix that was trained on, the blur that was tested under
 # (seed, mix, condition, metric) -> values of all images, in the order of their indices.
-Measured = Mapping[tuple[int, str, str, str], np.ndarray]
+Values = Mapping[tuple[int, str, str, str], np.ndarray]
 
 
 class Difference(NamedTuple):
@@ -74,10 +86,38 @@ class Estimate(NamedTuple):
     high: float
 
 
-def _gain(mix: str, condition: str, threshold: float = 0.0) -> Difference:
+class Study(NamedTuple):
+    """What is claimed of networks of one kind, each trained on one of several mixes.
+
+    Attributes:
+        mixes: What networks must have been trained on.
+        claims: Differences by the claim that they make up.
+        sweep: File that makes all runs.
+    """
+
+    mixes: Sequence[str]
+    claims: Mapping[str, Sequence[Difference]]
+    sweep: str
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that the claims are about."""
+        differences = (d for claim in self.claims.values() for d in claim)
+        return list(dict.fromkeys(difference.metric for difference in differences))
+
+
+def _gain(mix: str, condition: str, threshold: float = 0.0, *, metric: str = "top1") -> Difference:
     """What a mix adds to the same epochs on sharp images."""
     weights = {(mix, condition): 1.0, (SHARP, condition): -1.0}
-    return Difference(f"{mix} on {condition}", weights, threshold=threshold)
+    return Difference(f"{mix} on {condition}", weights, metric, threshold)
+
+
+def _harm(radii: Sequence[str], metric: str) -> list[Difference]:
+    """What each step to a larger radius costs a network that was trained on sharp images."""
+    return [
+        Difference(f"{weak}-{strong}", {(SHARP, weak): 1.0, (SHARP, strong): -1.0}, metric)
+        for weak, strong in pairwise(radii)
+    ]
 
 
 def _loss(mix: str, condition: str, threshold: float = 0.0) -> Difference:
@@ -92,10 +132,7 @@ def _above_halfway(mix: str, condition: str) -> Difference:
 
 
 CLAIMS: Mapping[str, Sequence[Difference]] = {
-    "blur harms, the more the larger its radius (Table 1)": [
-        Difference(f"{weak}-{strong}", {(SHARP, weak): 1.0, (SHARP, strong): -1.0})
-        for weak, strong in pairwise(RADII)
-    ],
+    "blur harms, the more the larger its radius (Table 1)": _harm(RADII, "top1"),
     "entropy rises with the radius (Table 2)": [
         Difference(f"{strong}-{weak}", {(SHARP, strong): 1.0, (SHARP, weak): -1.0}, "entropy")
         for weak, strong in pairwise(RADII)
@@ -125,14 +162,50 @@ CLAIMS: Mapping[str, Sequence[Difference]] = {
     ],
 }
 
+CLAIMS_OF_SEGMENTATION: Mapping[str, Sequence[Difference]] = {
+    "blur harms, the more the larger its radius (Table 6, all)": _harm(LARGE_RADII, "miou"),
+    "it harms near boundaries too (Table 6, boundaries)": _harm(LARGE_RADII, "boundary_miou"),
+    "a mix helps under blur (Table 6, all)": [
+        _gain(LARGE_DISKS, radius, metric="miou") for radius in LARGE_RADII[1:]
+    ],
+    "a mix helps near boundaries too (Table 6, boundaries)": [
+        _gain(LARGE_DISKS, radius, metric="boundary_miou") for radius in LARGE_RADII[1:]
+    ],
+    "a gap to sharp images stays (Table 6, all)": [
+        Difference(
+            f"sharp-{radius}", {(LARGE_DISKS, "sharp"): 1.0, (LARGE_DISKS, radius): -1.0}, "miou"
+        )
+        for radius in ("D4", "D6", "D8")
+    ],
+    "a mix costs on sharp images (Table 6, all)": [
+        Difference(
+            f"{LARGE_DISKS} on sharp", {(SHARP, "sharp"): 1.0, (LARGE_DISKS, "sharp"): -1.0}, "miou"
+        )
+    ],
+}
+# By the metric that networks of a kind are known by.
+STUDIES = {
+    "top1": Study(MIXES, CLAIMS, "sweeps/vasiljevic2016_table3_fashion.yaml"),
+    "miou": Study((SHARP, LARGE_DISKS), CLAIMS_OF_SEGMENTATION, "sweeps/segment_stamps.yaml"),
+}
 
-def read_runs(paths: Sequence[Path]) -> dict[tuple[int, str], Path]:
+
+def study_of(paths: Sequence[Path]) -> Study:
+    """What can be claimed of runs, by the metrics that they have."""
+    found = {record.metric for path in paths for record in read_records(path)}
+    for metric, study in STUDIES.items():
+        if metric in found:
+            return study
+    raise InputError(f"RUNS: none has {' or '.join(STUDIES)}; name tests of trained networks")
+
+
+def read_runs(paths: Sequence[Path], study: Study) -> dict[tuple[int, str], Path]:
     """Find the folder of each seed and mix; InputError if one is missing, or there twice."""
     folders: dict[tuple[int, str], Path] = {}
     networks: dict[tuple[str, str], Path] = {}
     for file in (file for path in paths for file in record_files(path)):
         record, folder = read_records(file)[0], file.parent
-        if record.trained_on not in MIXES:
+        if record.trained_on not in study.mixes:
             continue
         other = networks.setdefault((record.model, record.dataset), folder)
         if len(networks) > 1:
@@ -143,11 +216,12 @@ def read_runs(paths: Sequence[Path]) -> dict[tuple[int, str], Path]:
                 f"{folder}: seed {key[0]} and mix {key[1]}, as in {folders[key]}; name one of them"
             )
     seeds = {seed for seed, _ in folders}
-    missing = [(seed, mix) for seed in sorted(seeds) for mix in MIXES if (seed, mix) not in folders]
+    wanted = [(seed, mix) for seed in sorted(seeds) for mix in study.mixes]
+    missing = [pair for pair in wanted if pair not in folders]
     if missing:
         raise InputError(
             f"RUNS: none trained on {missing[0][1]} with seed {missing[0][0]}; the sweep "
-            "sweeps/vasiljevic2016_table3_fashion.yaml makes all"
+            f"{study.sweep} makes all"
         )
     if len(seeds) < 2:
         raise InputError(f"RUNS: {len(seeds)} seeds leave no measure of noise; train with 2 or 3")
@@ -161,32 +235,36 @@ def _seed(file: Path) -> int:
         raise InputError(f"{file}: tells no seed ({error!r}); repeat the test") from error
 
 
-def read_images(folders: Mapping[tuple[int, str], Path]) -> Measured:
+def read_images(folders: Mapping[tuple[int, str], Path], study: Study) -> Values:
     """Read what was measured of each image; InputError if runs measured different images."""
-    from pyarrow import ArrowException, parquet
-
-    names = ["condition", "index", *UNITS]
     measured, indices = {}, None
     for key, folder in folders.items():
-        try:
-            table = parquet.read_table(folder / IMAGES, columns=names)
-            columns = {name: table[name].to_numpy() for name in names}
-        except (OSError, ArrowException, KeyError) as error:
-            raise InputError(f"{folder / IMAGES}: cannot be read; repeat the test") from error
-        order = np.argsort(columns["index"], kind="stable")
-        columns = {name: column[order] for name, column in columns.items()}
-        for condition in dict.fromkeys(columns["condition"]):
-            rows = columns["condition"] == condition
-            indices = columns["index"][rows] if indices is None else indices
-            if not np.array_equal(columns["index"][rows], indices):
+        run = load_run(folder / RECORDS)
+        for condition, rows in run.rows.items():
+            indices = run.columns["index"][rows] if indices is None else indices
+            if not np.array_equal(run.columns["index"][rows], indices):
                 raise InputError(f"{folder}: other images than in the first run; repeat the test")
-            for metric, (scale, _) in UNITS.items():
-                values = scale * columns[metric][rows].astype(np.float64)
-                measured[*key, condition, metric] = values
+            for metric in study.metrics:
+                try:
+                    values = pseudo_values(metric, run, rows)
+                except KeyError as error:
+                    raise InputError(f"{folder}: no column {error}; repeat the test") from error
+                measured[*key, condition, metric] = UNITS[metric][0] * values
     return measured
 
 
-def estimate(difference: Difference, measured: Measured) -> Estimate:
+def pseudo_values(metric: str, run: Measured, rows: np.ndarray) -> np.ndarray:
+    """Values of images; jackknife pseudo-values where a metric is of all images at once."""
+    if metric not in COUNTED:
+        return run.columns[metric][rows].astype(np.float64)
+    statistic, names = COUNTED[metric]
+    counts = [run.columns[name][rows].astype(np.float64) for name in names]
+    sums, n = [count.sum(0) for count in counts], len(rows)
+    without = statistic(*(total - count for total, count in zip(sums, counts, strict=True)))
+    return n * statistic(*sums) - (n - 1) * without
+
+
+def estimate(difference: Difference, measured: Values) -> Estimate:
     """Evaluate a difference: its mean and 95 % interval over seeds and images, in its unit."""
     seeds = sorted({seed for seed, *_ in measured})
     cells, weights = zip(*difference.weights.items(), strict=True)
@@ -231,9 +309,10 @@ def check(paths: Sequence[Path], *, out: Path | None = None) -> None:
         paths: Folders of test runs.
         out: CSV file to write.
     """
-    measured = read_images(read_runs(paths))
+    study = study_of(paths)
+    measured = read_images(read_runs(paths, study), study)
     rows: list[dict[str, Any]] = []
-    for claim, differences in CLAIMS.items():
+    for claim, differences in study.claims.items():
         estimates = [estimate(difference, measured) for difference in differences]
         judged, numbers, unit = verdict(differences, estimates), [], UNITS[differences[0].metric][1]
         for difference, interval in zip(differences, estimates, strict=True):
@@ -242,7 +321,7 @@ def check(paths: Sequence[Path], *, out: Path | None = None) -> None:
             row = {"claim": claim, "verdict": judged, "difference": difference.label}
             threshold = {"threshold": difference.threshold, "unit": unit}
             rows.append(row | interval._asdict() | threshold)
-        width = max(map(len, CLAIMS))
+        width = max(map(len, study.claims))
         print(f"{claim:{width}}  {judged:13}  {', '.join(numbers)} {unit}")
     if out is not None:
         write_table(out, [{name: np.array([row[name] for row in rows]) for name in rows[0]}])
@@ -270,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--records",
         metavar="FILE.csv",
         type=Path,
-        help="gather top-1 and entropy of all runs here, and their provenance in FILE.json",
+        help="gather what the claims are about of all runs here, their provenance in FILE.json",
     )
     options = parser.parse_args(arguments)
     try:

@@ -2,14 +2,27 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from claims import CLAIMS, MIXES, Difference, Estimate, crossed_interval, main, verdict
+from claims import (
+    CLAIMS,
+    MIXES,
+    STUDIES,
+    Difference,
+    Estimate,
+    crossed_interval,
+    main,
+    pseudo_values,
+    verdict,
+)
 
+from blur_lightning.counts import COUNTED, with_interval
 from blur_lightning.robustness import Record, read_records, write_run
+from blur_lightning.tested import load_run
 
 COUNT = 2000  # images
 # Accuracy in percent under each blur of networks that do what the paper says.
@@ -58,7 +71,7 @@ def write_runs(root, *, changes=(), seeds=(0, 1, 2), scatter=0.0, blurs=BLURS, *
                 root / name,
                 records=[RECORD._replace(run=name, trained_on=mix)._replace(**record)],
                 images=images,
-                provenance={"seed": seed},
+                provenance={"seed": seed, "data": {"fingerprint": {"test": "0"}}},
             )
     return root
 
@@ -234,9 +247,9 @@ def test_damaged_or_foreign_images_are_named(tmp_path, capsys):
     file = tmp_path / "2_1/images.parquet"
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
-    assert problem(capsys, tmp_path).startswith(f"{file}: cannot be read; repeat the test")
+    assert problem(capsys, tmp_path).startswith(f"{file}: cannot be read")
     file.unlink()
-    assert problem(capsys, tmp_path).startswith(f"{file}: cannot be read; repeat the test")
+    assert problem(capsys, tmp_path).startswith(f"{file}: not found; repeat the test")
 
 
 def test_other_images_are_refused(tmp_path, capsys, monkeypatch):
@@ -263,3 +276,73 @@ def test_records_and_provenance_of_all_runs_are_gathered(tmp_path, capsys):
     provenance = json.loads(out.with_suffix(".json").read_text())
     assert len(provenance) == 3 * len(MIXES)
     assert {content["seed"] for content in provenance.values()} == {0, 1, 2}
+
+
+# Segmentation
+
+
+def write_segmentations(root, *, regained=0.5, images=60):
+    """Runs whose share of right pixels falls with the radius, and less so after the mix."""
+    study, generator = STUDIES["miou"], np.random.default_rng(0)
+    sizes = generator.integers(50, 150, size=(images, 3))
+    for mix in study.mixes:
+        for seed in (0, 1, 2):
+            right = 1 - np.array([0.1, 0.2, 0.35, 0.5, 0.65])
+            if mix != "sharp":
+                right[1:] += regained * (right[0] - right[1:])
+                right[0] -= 0.03
+            noise = np.random.default_rng([seed, 1]).normal(0, 0.02, (5, images, 1))
+            found = (sizes * (right[:, None, None] + noise).clip(0, 1)).astype(np.int64)
+            counts = {
+                f"{prefix}{name}": column.reshape(5 * images, 3)
+                for prefix in ("", "boundary_", "contour_")
+                for name, column in (
+                    ("intersection", found),
+                    ("truth", np.broadcast_to(sizes, found.shape)),
+                    ("predicted", np.broadcast_to(sizes, found.shape)),
+                )
+            }
+            names = np.array(["sharp", "D2", "D4", "D6", "D8"], dtype=object)
+            columns = {"condition": np.repeat(names, images), "index": np.tile(range(images), 5)}
+            record = RECORD._replace(run=f"{mix}{seed}", trained_on=mix, metric="miou")
+            provenance = {"seed": seed, "data": {"fingerprint": {"test": "0"}}}
+            write_run(
+                root / f"{mix}{seed}",
+                records=[record],
+                images=columns | counts,
+                provenance=provenance,
+            )
+    return root
+
+
+def judged(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [re.search(r"\)  +(holds|does not hold|within noise)", line)[1] for line in lines]
+
+
+def test_segmentations_that_do_what_the_paper_says_fulfil_all_claims(tmp_path, capsys):
+    found = judged(capsys, write_segmentations(tmp_path))
+    assert found == ["holds"] * len(STUDIES["miou"].claims)
+
+
+def test_a_mix_that_regains_nothing_refutes_its_claims_alone(tmp_path, capsys):
+    found = judged(capsys, write_segmentations(tmp_path, regained=-0.2))
+    assert found == ["holds", "holds", "does not hold", "does not hold", "holds", "holds"]
+
+
+def test_pseudo_values_have_the_mean_and_the_spread_of_the_metric(tmp_path):
+    run = load_run(write_segmentations(tmp_path) / "sharp0" / "robustness.csv")
+    rows = run.rows["D4"]
+    values = pseudo_values("miou", run, rows)
+    statistic, names = COUNTED["miou"]
+    counts = [run.columns[name][rows] for name in names]
+    assert values.mean() == pytest.approx(float(statistic(*(c.sum(0) for c in counts))), abs=1e-3)
+    _, low, high = with_interval(statistic, *counts)
+    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
+    assert half == pytest.approx(float(high - low) / 2, rel=0.15)
+
+
+def test_runs_with_neither_metric_are_refused(tmp_path, capsys):
+    write_runs(tmp_path, metric="entropy")
+    assert problem(capsys, tmp_path).startswith("RUNS: none has top1 or miou")

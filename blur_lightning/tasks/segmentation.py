@@ -17,7 +17,7 @@ from blur_lightning.robustness import Interval, write_table
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.examples import to_bytes
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
-from blur_lightning.tasks.pixels import count_pixels, tables_of, values_of
+from blur_lightning.tasks.pixels import best_classes, count_pixels, tables_of, values_of
 from blur_lightning.tasks.rows import Columns
 from blur_lightning.tiles import by_tiles
 
@@ -177,7 +177,7 @@ class SegmentationTask(Task):
             return
         blurs = self.datamodule.draw(self.datamodule.val_blur, batch)
         logits = self(self.datamodule.blurred(batch, blurs))
-        self._mean_iou.update(logits.argmax(1), _truth(batch))
+        self._mean_iou.update(best_classes(logits), _truth(batch))
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -216,7 +216,7 @@ class SegmentationTask(Task):
     ) -> list[UInt8[Tensor, "3 _ _"]]:
         """Of each image, one below another: itself, the truth, the prediction and the errors."""
         near = self._bands(batch) <= self.widths.index(self.boundary_width)
-        labels = (tensor.cpu() for tensor in (output.argmax(1), _truth(batch), near))
+        labels = (tensor.cpu() for tensor in (best_classes(output), _truth(batch), near))
         return error_pictures(to_bytes(image, self.mean, self.std), *labels)
 
     @override
@@ -227,7 +227,7 @@ class SegmentationTask(Task):
         if not self.trainer.predicting or not isinstance(image, Tensor):
             return super().see(image, batch, condition)
         sides = {"tile": self.tile, "overlap": self.overlap, "multiple": self.multiple}
-        labels = by_tiles(lambda part: self._logits(part).argmax(1), image, **sides)
+        labels = by_tiles(lambda part: best_classes(self._logits(part)), image, **sides)
         source = self.datamodule.sources["predict"]
         names, folder = png_names(source.names), self.run_folder / "predictions" / condition
         for index, classes in zip(batch["index"].tolist(), labels.cpu(), strict=True):

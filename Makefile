@@ -16,7 +16,7 @@ FASHION := data/fashion-mnist
 STAMPS := data/stamps
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo stamps fashion test test-all check format bench figures
+.PHONY: help install demo stamps fashion segmentation test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,12 @@ fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the
 	$(PROGRAM) report runs/$(SWEEP) --out runs/$(SWEEP)/index.html
 	@echo "Open $(CURDIR)/runs/$(SWEEP)/index.html in a browser."
 
+segmentation: install $(STAMPS)  ## train a U-Net under blur, and check the paper's claims on it (50 min)
+	$(PROGRAM) sweep sweeps/segment_stamps.yaml --jobs 2
+	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps
+	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html
+	@echo "Open $(CURDIR)/runs/segment_stamps/index.html in a browser."
+
 test: install  ## run the tests
 	$(VENV)/bin/python -m pytest
 
@@ -79,7 +85,7 @@ bench: install  ## measure speed and memory beside other packages (3 min)
 	$(VENV)/bin/python benchmarks/blur.py
 	$(VENV)/bin/python benchmarks/feed.py
 
-figures: install  ## renew the results that README.md shows, from `make demo`, `make bench` and `make fashion`
+figures: install  ## renew the results that README.md shows, from `make demo`, `bench`, `fashion` and `segmentation`
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
 	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done
 	$(VENV)/bin/python docs/gallery.py
@@ -90,3 +96,6 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(VENV)/bin/python benchmarks/claims.py runs/$(SWEEP) \
 		--out experiments/results/fashion_claims.csv --records experiments/results/fashion_table3.csv
 	$(PROGRAM) report runs/$(SWEEP) --out runs/$(SWEEP)/index.html --figure docs/fashion.svg
+	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps \
+		--out experiments/results/segment_stamps_claims.csv --records experiments/results/segment_stamps.csv
+	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html --figure docs/segment_stamps.svg

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import statistics
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,26 @@ def test_the_fashion_table_and_claims_are_those_that_were_measured():
         for mix, cell in zip(head.split(" | "), cells.split(" | "), strict=True):
             assert cell == f"{statistics.mean(values[mix, blur]):.1f}", (mix, blur)
     with (results / "fashion_claims.csv").open(encoding="utf-8") as stream:
+        claims = {row["claim"]: row["verdict"] for row in csv.DictReader(stream)}
+    assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
+
+
+def test_the_segmentation_table_and_claims_are_those_that_were_measured():
+    results = ROOT / "experiments/results"
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for record in read_records(results / "segment_stamps.csv"):
+        key = (record.condition, record.trained_on, record.metric)
+        values.setdefault(key, []).append(100 * record.value)
+    assert {len(seeds) for seeds in values.values()} == {3}
+    rows = re.findall(
+        r"^\| (\w+) \| ([\d. |]+) \|$", README.split("near boundaries |")[1], re.MULTILINE
+    )
+    assert [blur for blur, _ in rows[:5]] == ["sharp", "D2", "D4", "D6", "D8"]
+    for blur, cells in rows[:5]:
+        columns = product(("sharp", "sharp+D2+D4+D6"), ("miou", "boundary_miou"))
+        for (mix, metric), cell in zip(columns, cells.split(" | "), strict=True):
+            assert cell == f"{statistics.mean(values[blur, mix, metric]):.1f}", (blur, mix, metric)
+    with (results / "segment_stamps_claims.csv").open(encoding="utf-8") as stream:
         claims = {row["claim"]: row["verdict"] for row in csv.DictReader(stream)}
     assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
 

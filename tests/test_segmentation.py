@@ -246,3 +246,14 @@ def test_a_report_shows_the_main_metric_and_the_pictures(command, tmp_path):
     assert "mean IoU near boundaries" in page
     assert page.count("data:image/jpeg") == len(CONDITIONS)
     assert "mean IoU (%)" in (tmp_path / "page.svg").read_text()
+
+
+def test_photographs_without_masks_and_classes_are_predicted_on(command, tmp_path):
+    words = ["--data", "blur_lightning.data.PhotosDataModule", "--data.labelled", "false"]
+    words += ["--data.root", tmp_path / "voc/JPEGImages", "--data.num_workers", 0]
+    words += ["--data.capture.canonical", 30, "--data.capture.scale", 30]
+    words += ["--data.capture.crop", "whole", "--model.net.classes", 5]
+    out = command("predict", *words)
+    assert len(list((out / "predictions/D3").iterdir())) == 5
+    line = (out / "predictions.csv").read_text().splitlines()[1]
+    assert len(line.split(",")[-1].split()) == 5

@@ -130,7 +130,9 @@ class SegmentationTask(Task):
         logits = super().forward(image)
         if isinstance(logits, Mapping):  # torchvision's
             logits = logits["out"]
-        needed = self.datamodule.num_classes
+        # Photographs to predict on have no classes of their own.
+        needed = logits.shape[1] if self.trainer.predicting else self.datamodule.num_classes
+        self._classes = logits.shape[1]
         if logits.ndim != 4 or logits.shape[1] != needed:
             raise InputError(
                 f"model.net: its output {tuple(logits.shape)} is not (images, classes, rows, "
@@ -232,7 +234,7 @@ class SegmentationTask(Task):
         names, folder = png_names(source.names), self.run_folder / "predictions" / condition
         for index, classes in zip(batch["index"].tolist(), labels.cpu(), strict=True):
             write_label_map(folder / names[index], classes, shape=source.shape(index))
-        counts = class_counts(labels, labels, num_classes=self.datamodule.num_classes)
+        counts = class_counts(labels, labels, num_classes=self._classes)
         return {"class_share": counts.truth / labels[0].numel()}
 
 

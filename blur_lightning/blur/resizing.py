@@ -233,6 +233,8 @@ def _resize_by_phases(windows: Tensor, crop: int, phases: Phases) -> Tensor:
             for phase, taps in enumerate(phases.taps):
                 place = places[:, :, phase::q]
                 rows = along_columns(values.flatten(0, 1), taps, step=phases.step)
-                resized = along_rows(rows, phases.blocks, step=phases.step).unflatten(0, (len(few), c))
+                resized = along_rows(rows, phases.blocks, step=phases.step).unflatten(
+                    0, (len(few), c)
+                )
                 torch.clamp(resized[:, :, : place.shape[2], :crop], 0, 255, out=place)
     return crops

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blur_lightning.blur.border import Workspace, pad
+from blur_lightning.blur.border import Workspace, pad, to_8_bits
 
 
 @pytest.mark.parametrize("more", [(0, 0), (2, 0), (0, 5), (1, 3)])
@@ -36,3 +36,9 @@ def test_a_workspace_gives_its_memory_again_once_it_is_cleared():
     workspace.clear()
     assert workspace.take((7,), torch.uint8).data_ptr() == third.data_ptr()
     assert workspace.take((7,), torch.uint8).data_ptr() == third.data_ptr() + 64
+
+
+def test_8_bits_are_rounded_half_to_even():
+    values = torch.tensor([-0.4, 0.5, 1.5, 2.5, 2.51, 254.5, 255.3])
+    assert to_8_bits(values).tolist() == [0, 0, 2, 2, 3, 254, 255]
+    assert to_8_bits(values).dtype == torch.uint8

@@ -44,6 +44,20 @@ def test_blocks_of_a_row_are_the_product_with_their_matrix(outputs, inputs, widt
         torch.testing.assert_close(found.double(), wanted, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("width", [7, 8, 9, 13])
+def test_blocks_can_lie_several_blocks_apart(width):
+    matrix = torch.from_numpy(GENERATOR.normal(size=(5, width))).float()
+    blocks = cut_in_blocks(matrix, 4)
+    values = image(4, 24).float()
+    made = along_rows(values, blocks, step=2)
+    starts = range(0, 24 - 4 * blocks.shape[3] + 1, 8)
+    assert made.shape == (3, 4, 5 * len(starts))
+    for block, start in enumerate(starts):
+        wanted = values[..., start : start + width].double() @ matrix.double().T
+        found = made[..., 5 * block : 5 * (block + 1)]
+        torch.testing.assert_close(found.double(), wanted, atol=2e-3, rtol=0)
+
+
 def test_a_band_is_a_toeplitz_matrix():
     line = taps(5)
     first_row = np.concatenate([line.numpy(), np.zeros(15)])

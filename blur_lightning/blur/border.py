@@ -87,3 +87,9 @@ def pad(
             before.zero_()
             after.zero_()
     return whole
+
+
+def to_8_bits(values: Tensor) -> Tensor:
+    """Round float values of 0..255 half to even, which overwrites them."""
+    # By way of 16 bits, which torch does three times faster.
+    return values.round_().to(torch.int16).to(torch.uint8)

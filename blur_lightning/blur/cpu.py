@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blur_lightning.blur.border import Border, Workspace, inner_size, pad
+from blur_lightning.blur.border import Border, Workspace, inner_size, pad, to_8_bits
 from blur_lightning.blur.runs import Runs, plan_runs
 from blur_lightning.blur.separable import Separable
 
@@ -74,8 +74,9 @@ class Shifts:
 class Strips:
     """A kernel of many taps: convolution in torch.
 
-    oneDNN convolves 16 channels side by side in a vector, and pads what has fewer. So an image is
-    cut into strips of rows, which become channels.
+    oneDNN convolves 16 channels side by side in a vector, fastest where they lie side by side in
+    memory too (torch's channels_last). So an image is cut into strips of rows, which become
+    channels, and NumPy transposes them, which it does in half the time of torch.
 
     Attributes:
         half_width: Reach in (rows, columns).
@@ -90,7 +91,7 @@ class Strips:
     def __call__(
         self, image: Tensor, border: Border, workspace: Workspace, margin: int = 0
     ) -> Tensor:
-        """Blur (c, h, w) but for a margin; the result is float."""
+        """Blur (c, h, w) but for a margin; 8 bits stay 8 bits."""
         c, h, w = image.shape[0], *inner_size(image, margin)
         (y, x), (rows, columns) = self.first, self.taps.shape[-2:]
         dtype = torch.promote_types(image.dtype, torch.float32)
@@ -98,14 +99,23 @@ class Strips:
         height = -(-h // count)
         # Rows below the image fill the last strip; what is made of them is cut off.
         more = (count * height - h, 0)
-        padded = pad(image, *self.half_width, border, dtype, workspace, margin=margin, more=more)
+        stored = dtype if image.is_floating_point() else image.dtype
+        padded = pad(image, *self.half_width, border, stored, workspace, margin=margin, more=more)
         used = padded[:, y : y + count * height + rows - 1, x : x + w + columns - 1]
         strips = used.unfold(1, height + rows - 1, height).transpose(2, 3)
-        taps = self.taps.to(dtype).expand(c, rows, columns).repeat_interleave(count, dim=0)
-        convolved = F.conv2d(
-            strips.reshape(1, c * count, *strips.shape[2:]), taps[:, None], groups=c * count
-        )
-        return convolved.view(c, count * height, w)[:, :h]
+        # Channels without a strip are 0: a vector that is not full takes longer than a full one.
+        channels = -(-c * count // _CHANNELS) * _CHANNELS
+        planes = workspace.take((channels, *strips.shape[2:]), stored)
+        planes[: c * count].view(strips.shape).copy_(strips)
+        planes[c * count :].zero_()
+        pixels = torch.from_numpy(np.ascontiguousarray(planes.permute(1, 2, 0).numpy())).to(dtype)
+        weights = self.taps.new_zeros(channels, 1, rows, columns, dtype=dtype)
+        weights[: c * count].view(c, count, rows, columns)[:] = self.taps.view(-1, 1, rows, columns)
+        convolved = F.conv2d(pixels[None].permute(0, 3, 1, 2), weights, groups=channels)
+        if not image.is_floating_point():
+            convolved = to_8_bits(convolved)
+        planar = np.ascontiguousarray(convolved[0, : c * count].numpy())
+        return torch.from_numpy(planar).view(c, count * height, w)[:, :h]
 
 
 @dataclass(frozen=True, eq=False)

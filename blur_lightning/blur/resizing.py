@@ -45,7 +45,8 @@ class Phases:
         start: First line of the window that has any weight.
         step: p; the crop has q lines for p of the window.
         taps: Weights of the first q lines, all for the same lines of the window.
-        blocks: Weights of the first lines, about 16, as `along_rows` takes them.
+        blocks: Weights of the first n q lines, about 16, as `along_rows` takes them: with blocks of
+            n pixels, of which the step is p too.
     """
 
     start: int
@@ -120,7 +121,7 @@ def resizing_phases(
     lines = max(1, min(_BAND, crop) // q)
     taps, block = weights[:q], weights[: lines * q]
     taps, block = taps[:, _used(taps)].contiguous(), block[:, _used(block)]
-    return Phases(_used(weights[:q]).start, p, taps, cut_in_blocks(block, lines * p))
+    return Phases(_used(weights[:q]).start, p, taps, cut_in_blocks(block, lines))
 
 
 def resize_images(
@@ -220,7 +221,7 @@ def _resize_by_phases(windows: Tensor, crop: int, phases: Phases) -> Tensor:
     q, reach = phases.taps.shape
     outputs, inputs, _, block_reach = phases.blocks.shape
     h = (-(-crop // q) - 1) * phases.step + reach
-    w = (-(-crop // outputs) + block_reach - 1) * inputs
+    w = (-(-crop // outputs) - 1 - (-block_reach // phases.step)) * phases.step * inputs
     used = windows[:, :, phases.start : phases.start + h, phases.start : phases.start + w]
     # What of them lies beyond the window is 0: it has no weight in the crop.
     memory = torch.zeros(_WINDOWS, c, h, w, dtype=torch.float32)
@@ -232,6 +233,8 @@ def _resize_by_phases(windows: Tensor, crop: int, phases: Phases) -> Tensor:
             for phase, taps in enumerate(phases.taps):
                 place = places[:, :, phase::q]
                 rows = along_columns(values.flatten(0, 1), taps, step=phases.step)
-                resized = along_rows(rows, phases.blocks).unflatten(0, (len(few), c))
+                resized = along_rows(rows, phases.blocks, step=phases.step).unflatten(
+                    0, (len(few), c)
+                )
                 torch.clamp(resized[:, :, : place.shape[2], :crop], 0, 255, out=place)
     return crops

@@ -72,22 +72,27 @@ def along_columns(
 
 
 def along_rows(
-    values: Float[Tensor, "c h _"], blocks: Float[Tensor, "outputs inputs 1 reach"]
+    values: Float[Tensor, "c h _"],
+    blocks: Float[Tensor, "outputs inputs 1 reach"],
+    *,
+    step: int = 1,
 ) -> Float[Tensor, "c h _"]:
     """Make a block of pixels from every `reach` neighbouring blocks of a row.
 
     Args:
-        values: Contiguous, of a width that is a multiple of the inputs.
+        values: Contiguous, of a width that is a multiple of the inputs and the step.
         blocks: Which part of an input each output is, for each of the neighbouring blocks.
+        step: How many blocks further on the next block is made from.
     """
     c, h, width = values.shape
     outputs, inputs, _, reach = blocks.shape
     count = width // inputs
     # All rows are one long row: what is made across the ends of rows is left out.
     channels = values.view(1, 1, -1, inputs).permute(0, 3, 1, 2)
-    made = F.conv2d(channels, blocks).permute(0, 2, 3, 1).contiguous()
-    stride = count * outputs
-    return made.as_strided((c, h, (count - reach + 1) * outputs), (h * stride, stride, 1))
+    made = F.conv2d(channels, blocks, stride=(1, step)).permute(0, 2, 3, 1).contiguous()
+    stride = count // step * outputs
+    whole = (count - reach) // step + 1
+    return made.as_strided((c, h, whole * outputs), (h * stride, stride, 1))
 
 
 def cut_in_blocks(

@@ -18,6 +18,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._memory, self._used = torch.empty(0, dtype=torch.uint8), 0
+        self._views: dict[tuple[int, tuple[int, ...], torch.dtype], Tensor] = {}
 
     def clear(self) -> None:
         """Give back all that was taken: it will be overwritten."""
@@ -28,8 +29,11 @@ class Workspace:
         start, size = self._used, prod(shape) * dtype.itemsize
         self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
         if self._used > len(self._memory):  # tensors that were taken keep the old one
-            self._memory = torch.empty(2 * self._used, dtype=torch.uint8)
-        return self._memory[start : start + size].view(dtype).view(shape)
+            self._memory, self._views = torch.empty(2 * self._used, dtype=torch.uint8), {}
+        key = start, shape, dtype  # images of a batch take the same ones
+        if key not in self._views:
+            self._views[key] = self._memory[start : start + size].view(dtype).view(shape)
+        return self._views[key]
 
 
 def inner_size(image: Tensor, margin: int) -> tuple[int, int]:

@@ -32,6 +32,12 @@ MEASURES = {
     "aurc": Measure("area under risk-coverage", 100, 1, "%", min),
     "coverage": Measure("answered at 5 % risk", 100, 1, "%", max, 100.0),
     "survival": Measure("decisions unchanged", 100, 1, "%", max, 100.0),
+    "psnr": Measure("PSNR", unit="dB", best=max),
+    "ssim": Measure("SSIM", digits=4, best=max, top=1.0),
+    "psnr_shift": Measure("PSNR at the best shift", unit="dB", best=max),
+    "psnr_input": Measure("PSNR of the blurry image", unit="dB"),
+    "ssim_input": Measure("SSIM of the blurry image", digits=4, top=1.0),
+    "psnr_shift_input": Measure("PSNR of the blurry image at its best shift", unit="dB"),
 }
 MAIN = ("top1", "miou")  # what a network is known by: the first of these that it has
 # Name and unit of the number behind a symbol; all others count waves.

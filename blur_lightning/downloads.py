@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from blur_lightning import voc_layout
+from blur_lightning import pair_layouts, voc_layout
 from blur_lightning.errors import InputError
 
 Settings = Mapping[str, Any]  # values by dotted names, without init_args: model.net.pretrained
@@ -82,6 +82,36 @@ def _voc(settings: Settings, trains: bool) -> Need:
     return Need("ok", f"data: {'VOC2012' if is_voc else 'masks'} in {root}: {found}")
 
 
+def _pairs(settings: Settings, trains: bool) -> Need:
+    root = Path(str(settings.get("data.root")))
+    layout: pair_layouts.Layout = settings.get("data.layout") or "folders"
+    parts: tuple[pair_layouts.Part, ...] = ("train", "val", "test") if trains else ("test",)
+    if layout not in (known := get_args(pair_layouts.Layout)):
+        return Need("missing", f"data.layout: '{layout}'", f"name one of {', '.join(known)}")
+    counts: dict[str, int] = {}
+    try:
+        for part in parts:
+            found = pair_layouts.find_pairs(
+                root,
+                layout=layout,
+                variant=settings.get("data.variant"),
+                part=part,
+                held_out=settings.get("data.held_out") or 0.1,
+            )
+            whole = "test" if part == "test" else "train"
+            counts[whole] = counts.get(whole, 0) + len(found)
+    except InputError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        return Need("missing", f"data: {what}", remedy)
+    for name, count in counts.items():
+        expected = pair_layouts.GOPRO_COUNTS[name] if layout == "gopro" else count
+        if count != expected:
+            what = f"data: {name} of {root} has {count:,} pairs, not {expected:,}"
+            return Need("missing", what, "fetch GOPRO_Large again")
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return Need("ok", f"data: {layout} in {root}: {listed}")
+
+
 def _path(settings: Settings, key: str) -> Path | None:
     return Path(str(settings[key])) if settings.get(key) else None
 
@@ -122,4 +152,5 @@ DATA: dict[str, Callable[[Settings, bool], Need]] = {
     "FashionMNISTDataModule": _fashion,
     "ScenesDataModule": _scenes,
     "VOCDataModule": _voc,
+    "PairsDataModule": _pairs,
 }

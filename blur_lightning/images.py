@@ -13,8 +13,8 @@ VOID = 255  # the label of pixels that count nowhere, as in PASCAL VOC
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 # What of an image has the length that it is resized to: its smaller side; the square root of its
-# area (Vasiljevic et al. 2016, section 5); or both sides, whatever its aspect.
-Measure = Literal["smaller_side", "geometric_mean"] | tuple[int, int]
+# area (Vasiljevic et al. 2016, section 5); both sides, whatever its aspect; or none: it stays.
+Measure = Literal["smaller_side", "geometric_mean", "native"] | tuple[int, int]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -71,8 +71,10 @@ def resized_shape(
         shape: Rows and columns before.
         length: What the measure becomes, in pixels; of two sides the smaller one.
         measure: What is measured. Two sides lie for a square image, as for one that is wider than
-            high.
+            high. A native image keeps its shape.
     """
+    if measure == "native":
+        return shape
     if isinstance(measure, tuple):
         small, large = (max(1, round(side * length / min(measure))) for side in sorted(measure))
         return (large, small) if shape[0] > shape[1] else (small, large)

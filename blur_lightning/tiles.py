@@ -28,11 +28,12 @@ def by_tiles(
         tile: Side of a tile in pixels, the overlap on both sides included.
         overlap: Pixels around the part of a tile that counts, where the image has them.
         multiple: Sides of what the function gets are multiples of it: tiles are padded on the right
-            and below by repeating the last column and row.
+            and below by repeating the last column and row. If the overlap is one too, tiles begin
+            at multiples: a network whose stride it is sees the grid that it sees without tiles.
     """
     if overlap < 0 or tile <= 2 * overlap:
         raise ValueError(f"tile: {tile} pixels leave nothing between overlaps of {overlap}")
-    spans = [_spans(side, tile, overlap) for side in images.shape[-2:]]
+    spans = [_spans(side, tile, overlap, multiple) for side in images.shape[-2:]]
     result: Tensor | None = None
     for top, bottom in spans[0]:
         for left, right in spans[1]:
@@ -48,13 +49,16 @@ def by_tiles(
     return result
 
 
-def _spans(side: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Share a side out evenly among as few tiles as there must be."""
+def _spans(side: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
+    """Share a side out evenly, by multiples, among as few tiles as there must be."""
     if side <= tile:
         return [(0, side)]
-    count = -(-side // (tile - 2 * overlap))
-    ends = [round(i * side / count) for i in range(count + 1)]
-    return list(itertools.pairwise(ends))
+    middle, parts = (tile - 2 * overlap) // multiple, -(-side // multiple)
+    if middle == 0:
+        raise ValueError(f"tile: {tile} pixels leave no {multiple} between overlaps of {overlap}")
+    count = -(-parts // middle)
+    ends = [round(i * parts / count) * multiple for i in range(count)]
+    return list(itertools.pairwise([*ends, side]))
 
 
 def _padded(function: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Small networks for tests, which YAML and command lines can name."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -47,3 +48,17 @@ class PixelColour(nn.Module):
         if not self.coarse:
             return self.linear(image)
         return {"out": self.linear(image[..., ::2, ::2])}  # as torchvision's
+
+
+class Offset(nn.Module):
+    """Restores by adding one number to all values, which it learns; if asked at three scales."""
+
+    def __init__(self, offset: float = 0.0, *, pyramid: bool = False) -> None:
+        super().__init__()
+        self.offset, self.pyramid = nn.Parameter(torch.tensor(offset)), pyramid
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        restored = image + self.offset
+        if not self.pyramid:
+            return restored
+        return F.avg_pool2d(restored, 4), F.avg_pool2d(restored, 2), restored

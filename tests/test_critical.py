@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage, stats
+from test_image_quality import ssim
 from torch import Tensor, nn
 
 from blur_lightning.cli import main
@@ -20,8 +21,6 @@ from blur_lightning.tasks.critical import (
     CriticalBlurTask,
     first_changes,
     median_interval,
-    peak_signal_to_noise,
-    structural_similarity,
 )
 
 SIDE, THRESHOLD = 64, 5.5  # grey levels; halves, so that rounding to 8 bits moves nothing
@@ -172,37 +171,6 @@ def test_a_third_decision_may_come_while_the_bracket_narrows():
     changes = search(decide, 1)
     assert changes.next_decision.tolist() == [1]
     assert changes.parameter[0] == pytest.approx(1.2, abs=0.01)
-
-
-def ssim(image, sharp):
-    """Wang et al. 2004, equation 13, over windows that lie inside the image."""
-
-    def mean(values):
-        return ndimage.gaussian_filter(values, 1.5, radius=5)[5:-5, 5:-5]
-
-    x, y = mean(image), mean(sharp)
-    covariance = mean(image * sharp) - x * y
-    variances = mean(image**2) - x**2 + mean(sharp**2) - y**2
-    ratio = (2 * x * y + 1e-4) * (2 * covariance + 9e-4)
-    return (ratio / ((x**2 + y**2 + 1e-4) * (variances + 9e-4))).mean()
-
-
-def test_similarity_is_wangs(photo):
-    sharp = photo.float()
-    image = (sharp + 0.3 * torch.linspace(0, 1, 31)).clamp(0, 1)
-    found = structural_similarity(image, sharp)
-    for one, x, y in zip(found, image.double().numpy(), sharp.double().numpy(), strict=True):
-        expected = np.mean([ssim(a, b) for a, b in zip(x, y, strict=True)])
-        assert one.item() == pytest.approx(expected, abs=1e-5)
-    assert structural_similarity(sharp, sharp).tolist() == pytest.approx([1, 1])
-    assert structural_similarity(sharp[..., :9, :], sharp[..., :9, :]).isnan().all()
-
-
-def test_a_tenth_of_the_range_is_twenty_decibels():
-    sharp = torch.full((2, 3, 8, 8), 0.5)
-    image = sharp.clone()
-    image[0] += 0.1
-    assert peak_signal_to_noise(image, sharp).tolist() == pytest.approx([20, math.inf])
 
 
 @pytest.mark.parametrize("n", [6, 7, 20, 101, 1000])

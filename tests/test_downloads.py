@@ -1,9 +1,10 @@
 import hashlib
 
 import pytest
+from small_pairs import write_folders, write_gopro
 from small_voc import TRAIN, VAL, write_list, write_sbd, write_voc
 
-from blur_lightning import voc_layout
+from blur_lightning import pair_layouts, voc_layout
 from blur_lightning.downloads import DATA
 
 
@@ -88,3 +89,27 @@ def test_no_folder_at_all_says_where_to_point_or_what_makes_it(tmp_path, monkeyp
     assert found.mark == "missing"
     assert found.remedy.startswith("point --data.root at")
     assert need("data/stamps").remedy == "make stamps"
+
+
+def pairs(root, *, trains=True, **settings):
+    settings = {f"data.{key}": value for key, value in settings.items()}
+    return DATA["PairsDataModule"]({"data.root": str(root), **settings}, trains)
+
+
+def test_pairs_are_counted_and_gopros_are_known(tmp_path, monkeypatch):
+    write_gopro(tmp_path)
+    found = pairs(tmp_path, layout="gopro")
+    assert (found.mark, found.what) == (
+        "missing",
+        f"data: train of {tmp_path} has 6 pairs, not 2,103",
+    )
+    monkeypatch.setattr(pair_layouts, "GOPRO_COUNTS", {"train": 6, "test": 2})
+    found = pairs(tmp_path, layout="gopro")
+    assert (found.mark, found.what) == ("ok", f"data: gopro in {tmp_path}: train 6, test 2")
+    write_folders(tmp_path / "mine/test")
+    found = pairs(tmp_path / "mine", trains=False)
+    assert found.what.endswith("mine: test 3")
+    assert "gopro, reds" in pairs(tmp_path, layout="x").remedy
+    missing = pairs(tmp_path / "mine")
+    assert missing.mark == "missing"
+    assert "mine/train: there is no such folder" in missing.what

@@ -44,6 +44,8 @@ def small(task, folder):
         (folder / "voc.yaml").write_text(yaml.safe_dump(data))
         net = ["--model.net", "nets.PixelColour", "--model.net.classes", "21"]
         return [*net, *LIMITS, "--data", str(folder / "voc.yaml")]
+    if task.endswith(".DeblurringTask"):
+        return ["--model.net", "nets.Offset", *LIMITS, *SCENES]
     return [*SMALL_NET, *LIMITS, *SCENES]
 
 

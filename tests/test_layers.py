@@ -12,9 +12,9 @@ ROOT = Path(blur_lightning.__file__).parent
 LAYERS = [
     {"errors", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
-    {"blur", "robustness", "models", "boundaries", "online", "voc_layout"},
+    {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
     {"tested"},
-    {"measures", "comparison", "metrics"},
+    {"measures", "comparison", "metrics", "image_quality"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
     {"findings", "matrix"},
@@ -85,16 +85,8 @@ def test_reports_and_records_need_no_torch():
     light = ("robustness", "report", "curves", "cli", "copies", "parsing", "measurements")
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
-    light += (
-        "tested",
-        "sweeps",
-        "search",
-        "trials",
-        "doctor",
-        "online",
-        "wandb_report",
-        "voc_layout",
-    )
+    light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
+    light += ("pair_layouts",)
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

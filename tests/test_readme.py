@@ -76,6 +76,17 @@ def test_the_critical_blur_is_that_which_was_measured():
     assert f"{np.isinf(values).sum()} keep it up to D16" in README
 
 
+def test_the_deblurred_scenes_are_those_that_were_measured():
+    records = read_records(ROOT / "docs/deblur_scenes.csv")
+    values = {(record.condition, record.metric): record.value for record in records}
+    for condition in dict.fromkeys(record.condition for record in records):
+        cells = [
+            f"{values[condition, f'psnr{suffix}']:.1f} dB, {values[condition, f'ssim{suffix}']:.3f}"
+            for suffix in ("_input", "")
+        ]
+        assert f"| {condition} | {' | '.join(cells)} |" in README
+
+
 def test_the_speeds_are_those_that_were_measured():
     rows = re.findall(r"^\| ([\w ]+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
     figures = json.loads((ROOT / "docs/speed_blur.json").read_text())["figures"]

@@ -52,6 +52,21 @@ def test_padding_repeats_the_last_row_and_column(image):
     assert torch.equal(padded[..., :61, 47:], image[..., -1:].expand(-1, -1, -1, 17))
 
 
+def test_tiles_of_a_strided_function_see_its_grid(image):
+    """Means of squares of 4 pixels, put back on them: tiles that begin elsewhere would show."""
+
+    def squares(images):
+        return F.interpolate(F.avg_pool2d(images, 4), scale_factor=4.0)
+
+    whole = by_tiles(squares, image, tile=64, overlap=0, multiple=4)
+    assert torch.equal(by_tiles(squares, image, tile=28, overlap=8, multiple=4), whole)
+
+
+def test_tiles_must_have_room_for_a_multiple(image):
+    with pytest.raises(ValueError, match="leave no 16 between"):
+        by_tiles(mean_of_neighbours, image, tile=20, overlap=4, multiple=16)
+
+
 def test_bytes_stay_bytes(image):
     bytes_ = (image * 255).to(torch.uint8)
     assert torch.equal(by_tiles(lambda x: x, bytes_, tile=20, overlap=1, multiple=4), bytes_)

@@ -56,8 +56,9 @@ class Capture:
         jpeg_quality: Store the blurred crop as JPEG of this quality, 1 to 100; ImageNet-C: 85.
             Only with crop_first. None stores 8 bits without loss.
         measure: What of an image has the canonical scale: "smaller_side"; "geometric_mean", the
-            square root of width times height; or both sides in pixels, to which images are
-            stretched, lying or upright: [256, 336] is Zoomout's.
+            square root of width times height; both sides in pixels, to which images are
+            stretched, lying or upright: [256, 336] is Zoomout's; or "native", which keeps the
+            pixels of the file: then scale and canonical are the same number, of no meaning.
     """
 
     canonical: int = 384
@@ -82,6 +83,11 @@ class Capture:
             raise InputError(
                 f"capture.measure: {min(self.measure)} is the smaller side when an image is "
                 f"blurred; set capture.canonical {min(self.measure)} too"
+            )
+        if self.measure == "native" and self.scales != (self.canonical,):
+            raise InputError(
+                f"capture.measure: native images keep their size; set capture.scale "
+                f"{self.canonical} and capture.canonical {self.canonical}"
             )
         # Other measures leave images with sides of any length: beyond them the border goes on.
         fits = isinstance(self.crop, str) or self.crop <= min(self.scales)
@@ -123,8 +129,8 @@ class Capture:
 
     @property
     def scale_name(self) -> str:
-        """As records name it: 256, or 256+512."""
-        return "+".join(map(str, self.scales))
+        """As records name it: 256, 256+512, or native."""
+        return "native" if self.measure == "native" else "+".join(map(str, self.scales))
 
     @property
     def window_side(self) -> int:

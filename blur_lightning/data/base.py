@@ -148,6 +148,10 @@ class BlurDataModule(LightningDataModule, ABC):
             keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
             batch["blur"] = [self.blur.draw(seed=self.seed, index=i, epoch=e) for e, i in keys]
             scales = batch["scale"].tolist()
+            if getattr(self.trainer.lightning_module, "needs_sharp", False):
+                sharp = batch.get("sharp", batch["image"])
+                blurs = [Blur("sharp")] * len(sharp)
+                batch["sharp"] = self._normalized(self.capture.at_scales(sharp, blurs, scales))
             images = self.capture.at_scales(batch["image"], batch["blur"], scales)
             batch["image"] = self._normalized(images)
         return batch
@@ -162,6 +166,11 @@ class BlurDataModule(LightningDataModule, ABC):
         if isinstance(seen, Tensor):
             return self._normalized(seen)
         return [self._normalized(images) for images in seen]
+
+    def sharp(self, batch: dict[str, Any]) -> Tensor | list[Tensor]:
+        """What the network would see of a batch without any blur: of pairs, the sharp images."""
+        images = batch.get("sharp", batch["image"])
+        return self.blurred({"image": images}, [Blur("sharp")] * len(images))
 
     def _normalized(self, images: Tensor) -> Tensor:
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
@@ -184,6 +193,11 @@ class BlurDataModule(LightningDataModule, ABC):
         """Name in records: results of captures that differ must not be taken for repeats."""
         variant = self.test_capture.variant
         return f"{self.name} ({variant})" if variant else str(self.name)
+
+    @property
+    def training_mix(self) -> str:
+        """What a network trained on this data has seen, as records name it."""
+        return str(self.blur)
 
     def provenance(self) -> dict[str, Any]:
         """Say which data was used: for provenance.json."""

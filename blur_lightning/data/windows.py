@@ -1,10 +1,10 @@
-"""From decoded images, and their masks, to sharp windows, by keys alone.
+"""From decoded images, their masks and sharp partners, to windows, by keys alone.
 
 Every item is a function of (seed, epoch, index), so workers and processes need no random state.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +52,18 @@ class MaskedSource(Source, Protocol):
         """Labels of one image's pixels, uint8 (h, w) of its shape; 255 counts nowhere.
 
         UnreadableImageError names a mask that is missing, broken or of another shape.
+        """
+        ...
+
+
+@runtime_checkable
+class PairedSource(Source, Protocol):
+    """Blurry images with a sharp partner each; `size` counts the bytes of both."""
+
+    def sharp(self, index: int) -> np.ndarray:
+        """Decode the sharp partner of one image, of its shape.
+
+        UnreadableImageError names a partner that is missing, broken or of another shape.
         """
         ...
 
@@ -120,10 +132,11 @@ class WindowDataset(Dataset):
     """The windows of a source as `Capture` needs them; a function of (seed, epoch, index) alone.
 
     A mask goes with its image, to the nearest pixel and without the margin: it lies on what the
-    network sees where the capture's scale is the canonical one.
+    network sees where the capture's scale is the canonical one. A sharp partner goes with it as
+    another image.
 
     Args:
-        source: The images, with masks or without.
+        source: The images, with masks, sharp partners or neither.
         capture: Gives the canonical scale, the side of a window and the border.
         margin: Pixels around each window for the blur to draw on.
         seed: Seed of the random windows.
@@ -146,6 +159,7 @@ class WindowDataset(Dataset):
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
         self.masked = source if isinstance(source, MaskedSource) else None
+        self.paired = source if isinstance(source, PairedSource) else None
         self.seed, self.jitter, self.flip = seed, jitter, flip
 
     def __len__(self) -> int:
@@ -156,50 +170,55 @@ class WindowDataset(Dataset):
         # Lightning's overfit_batches puts a sampler of its own in place of ours.
         epoch, index = key if isinstance(key, tuple) else (0, key)
         try:
-            image = self.source.load(index)
-            mask = self.masked.mask(index) if self.masked else None
+            pixels = {"image": self.source.load(index)}
+            if self.masked:
+                pixels["mask"] = self.masked.mask(index)
+            if self.paired:
+                pixels["sharp"] = self.paired.sharp(index)
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
         item: dict[str, Any] = {"epoch": epoch, "index": index}
         if self.jitter is None:
             capture = self.capture
-            item |= self._cut(image, mask, capture.canonical, scale=min(capture.scales))
+            item |= self._cut(pixels, capture.canonical, scale=min(capture.scales))
         else:
-            item |= self._random(image, mask, epoch, index, self.jitter)
+            item |= self._random(pixels, epoch, index, self.jitter)
         if self.source.labels is not None:
             item["label"] = self.source.labels[index]
         return item
 
     def _cut(
         self,
-        image: np.ndarray,
-        mask: np.ndarray | None,
+        pixels: Mapping[str, np.ndarray],
         length: int,
         *,
         scale: int,
         place: tuple[float, float] = (0.5, 0.5),
         flip: bool = False,
     ) -> dict[str, Any]:
-        """Resize an image, with its mask, and cut the window of a scale out of both."""
-        capture = self.capture
-        shape = resized_shape((image.shape[0], image.shape[1]), length, capture.measure)
-        image = resize_image(image, shape, interpolation=capture.interpolation)
-        mask = None if mask is None else resize_image(mask, shape, interpolation="nearest")
-        if not capture.whole:
-            side, margin = capture.window_side_at(scale), self.margin
-            image = cut_window(image, side=side, margin=margin, place=place, border=capture.border)
-            mask = None if mask is None else cut_mask(mask, side=side, place=place)
-        direction = -1 if flip else 1
-        item = {"image": _tensor(image[:, ::direction])}
-        if mask is not None:
-            item["mask"] = torch.from_numpy(mask[:, ::direction].copy())
+        """Resize an image and what goes with it, and cut the window of a scale out of all."""
+        capture, direction = self.capture, -1 if flip else 1
+        rows, columns = pixels["image"].shape[:2]
+        shape = resized_shape((rows, columns), length, capture.measure)
+        side = 0 if capture.whole else capture.window_side_at(scale)
+        around: dict[str, Any] = {"margin": self.margin, "border": capture.border}
+        item = {}
+        for name, values in pixels.items():
+            is_mask = name == "mask"
+            filter = "nearest" if is_mask else capture.interpolation
+            values = resize_image(values, shape, interpolation=filter)
+            if not capture.whole and is_mask:
+                values = cut_mask(values, side=side, place=place)
+            elif not capture.whole:
+                values = cut_window(values, side=side, place=place, **around)
+            values = values[:, ::direction]
+            item[name] = torch.from_numpy(values.copy()) if is_mask else _tensor(values)
         return item
 
     def _random(
         self,
-        image: np.ndarray,
-        mask: np.ndarray | None,
+        pixels: Mapping[str, np.ndarray],
         epoch: int,
         index: int,
         jitter: Sequence[int],
@@ -212,12 +231,12 @@ class WindowDataset(Dataset):
         flip = bool(self.flip and generator.random() < 0.5)
         scale = int(generator.choice(capture.scales)) if len(capture.scales) > 1 else 0
         scale = scale or capture.scales[0]
-        item = self._cut(image, mask, length, scale=scale, place=place, flip=flip)
-        frame, window = capture.window_side + 2 * self.margin, item["image"]
-        if window.shape[-1] < frame:
-            before = (frame - window.shape[-1]) // 2
-            after = frame - window.shape[-1] - before
-            item["image"] = torch.nn.functional.pad(window, (before, after, before, after))
+        item = self._cut(pixels, length, scale=scale, place=place, flip=flip)
+        lacking = capture.window_side + 2 * self.margin - item["image"].shape[-1]
+        if lacking:
+            pads = (lacking // 2, lacking - lacking // 2) * 2
+            for name in {"image", "sharp"} & item.keys():
+                item[name] = torch.nn.functional.pad(item[name], pads)
         return item | {"scale": scale}
 
 

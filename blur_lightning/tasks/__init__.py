@@ -3,6 +3,7 @@
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.classification import ClassificationTask
 from blur_lightning.tasks.critical import CriticalBlurTask
+from blur_lightning.tasks.deblurring import DeblurringTask
 from blur_lightning.tasks.segmentation import SegmentationTask
 
-__all__ = ["ClassificationTask", "CriticalBlurTask", "SegmentationTask", "Task"]
+__all__ = ["ClassificationTask", "CriticalBlurTask", "DeblurringTask", "SegmentationTask", "Task"]

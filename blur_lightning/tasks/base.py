@@ -128,7 +128,7 @@ class Task(LightningModule, ABC):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.trained_on = str(self.datamodule.blur)
+        self.trained_on = self.datamodule.training_mix
         for name in self._frozen:  # by name: Lightning may have put other modules in their place
             self.net.get_submodule(name).eval()
         if self._freeze:

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,11 +17,11 @@ from blur_lightning import robustness
 from blur_lightning.blur import Blur
 from blur_lightning.blur.families import FAMILIES, number_text
 from blur_lightning.errors import InputError
+from blur_lightning.image_quality import peak_signal_to_noise, structural_similarity
 from blur_lightning.tasks.classification import ClassificationTask
 from blur_lightning.tasks.rows import columns_of
 
 TABLE = "critical_blur.csv"
-_WINDOW = 11  # px, side of the Gaussian window of Wang et al. 2004, section III C; sigma is 1.5
 
 # Places of images and a parameter for each of them -> the decisions, all of shape (k,).
 Decide = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -224,32 +223,6 @@ def first_changes(
     while (chosen := np.flatnonzero(np.isfinite(high) & (high - low > tolerance))).size:
         narrow(chosen, (low[chosen] + high[chosen]) / 2)
     return Changes(sharp, high, after)
-
-
-def peak_signal_to_noise(
-    image: Float[Tensor, "b c h w"], sharp: Float[Tensor, "b c h w"]
-) -> Float[Tensor, " b"]:
-    """PSNR in dB of each image with values in [0, 1]; infinite where both are the same."""
-    return -10 * (image - sharp).square().mean(dim=(1, 2, 3)).log10()
-
-
-def structural_similarity(
-    image: Float[Tensor, "b c h w"], sharp: Float[Tensor, "b c h w"]
-) -> Float[Tensor, " b"]:
-    """SSIM of each image with values in [0, 1] (Wang et al. 2004, section III C).
-
-    The mean over the channels, and over the windows that lie inside the image; one smaller than a
-    window of 11 x 11 pixels has none, and NaN.
-    """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    if min(image.shape[-2:]) < _WINDOW:
-        return image.new_full((len(image),), torch.nan)
-    _, full = structural_similarity_index_measure(
-        image, sharp, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
-    )
-    rim = _WINDOW // 2
-    return full[..., rim:-rim, rim:-rim].mean(dim=(1, 2, 3))
 
 
 def median_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from blur_lightning.counts import COUNTED, with_interval
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import RECORDS, bootstrap_interval, record_files, replacing
-from blur_lightning.tested import METRICS, Measured, load_run, on_same_images
+from blur_lightning.tested import METRICS, RESTORED, Measured, load_run, on_same_images
 
 _LEVEL = 0.05  # below it a p-value is more than noise, as outside it a 95 % interval is
 
@@ -142,13 +142,19 @@ def differences_of(
     differences: list[Difference] = []
     for metric in metrics:
         needed = COUNTED[metric][1] if metric in COUNTED else (metric,)
-        if run.columns.keys() & other.columns.keys() >= {*needed}:
+        if all(_has(one, name) for one in (run, other) for name in needed):
             family = [_difference(run, other, metric, c, mid_p=mid_p) for c in conditions]
             if p_values := [d.p for d in family if d.p is not None]:
                 corrected = holm(p_values)
                 family = [d._replace(p_holm=p) for d, p in zip(family, corrected, strict=True)]
             differences += family
     return differences
+
+
+def _has(run: Measured, name: str) -> bool:
+    """Whether a run has a column; that of a search for blurs has no PSNR where nothing changed."""
+    column = run.columns.get(name)
+    return column is not None and not (name in RESTORED and bool(np.isnan(column).any()))
 
 
 def _difference(

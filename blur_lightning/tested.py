@@ -11,7 +11,8 @@ from blur_lightning.errors import InputError
 from blur_lightning.measurements import column_values
 from blur_lightning.robustness import IMAGES, PROVENANCE, SCHEMA, read_records
 
-METRICS = ("top1", "top5", *COUNTED, "entropy", "cross_entropy")
+RESTORED = ("psnr", "ssim", "psnr_shift")  # of restored images
+METRICS = ("top1", "top5", *COUNTED, "entropy", "cross_entropy", *RESTORED)
 _COLUMNS = {"index", "condition", *METRICS}.union(*(names for _, names in COUNTED.values()))
 
 

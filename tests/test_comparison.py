@@ -295,3 +295,15 @@ def test_the_interval_of_paired_shares_is_that_of_resampled_images():
     assert ours == pytest.approx(theirs, abs=0.004)
     assert ours == paired_interval(20, 60, 500) != paired_interval(20, 60, 500, seed=1)
     assert paired_interval(0, 0, 10) == (0.0, 0.0)
+
+
+def test_restored_images_are_compared_where_all_have_a_value(tmp_path):
+    columns = measured(1) | {"psnr": np.linspace(20, 30, 2 * N, dtype=np.float32)}
+    brighter = columns | {"psnr": columns["psnr"] + 1}
+    searched = columns | {"psnr": np.where(columns["top1"], columns["psnr"], np.nan)}
+    folders = {"a": columns, "b": brighter, "c": searched}
+    one, other, third = (written(tmp_path / name, found) for name, found in folders.items())
+    (sharp, _) = (d for d in compare(one, other) if d.metric == "psnr")
+    assert sharp.difference == pytest.approx(1, abs=1e-5)
+    assert not sharp.within_noise
+    assert "psnr" not in {d.metric for d in compare(one, third)}

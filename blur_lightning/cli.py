@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _call(target: str, words: Sequence[str]) -> Any:
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
     options = [
         f"{word}=true" if word in flags and following not in ("true", "false") else word
-        for word, following in zip(words[1:], [*words[2:], ""], strict=True)
+        for word, following in pairwise([*words[1:], ""])
     ]
     arguments = dict(parser.instantiate(parser.parse_args(options)).items())
     return function(*[arguments.pop(path.name) for path in paths], **arguments)

@@ -488,3 +488,15 @@ def test_a_replaced_network_leaves_no_keywords_behind(command):
     former = ["--model.net", "timm.create_model", "--model.net.model_name", "test_resnet"]
     former += ["--model.net.dict_kwargs.drop_rate", "0.1"]
     assert read_records(command("test", *former, "--model.net", "nets.MeanColour"))
+
+
+@pytest.mark.parametrize("verb", ["sweep", "report", "compare", "blur"])
+def test_a_verb_without_words_says_what_it_needs(verb, capsys):
+    assert main([verb]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: "), line
+
+
+def test_doctor_needs_no_words(capsys):
+    assert main(["doctor"]) == 0
+    assert "machine" in capsys.readouterr().out

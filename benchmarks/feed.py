@@ -50,7 +50,7 @@ from blur_lightning.tasks import ClassificationTask
 from blur_lightning.trainer import Trainer
 
 SIZE = (500, 375)
-TEST_IMAGES = 60
+TEST_IMAGES = 20
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Table 1 of Vasiljevic et al. 2016.
 CONDITIONS = ("sharp", "D2", "D4", "D6", "D8", "H4", "H8", "V4", "V8", "shake", "G4", "G8")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         feed = Feed(store_jpegs(Path(folder), options.batch))
         seconds = seconds_an_image(feed.stages() | feed.passes(), options.rounds)
         long = store_jpegs(Path(folder) / "test", TEST_IMAGES)
-        seconds |= seconds_an_image(test_and_network(long), min(3, options.rounds))
+        seconds |= seconds_an_image(test_and_network(long), min(2, options.rounds))
     milliseconds = {name: spread([1000 * v for v in values]) for name, values in seconds.items()}
     times = spread(ratios(seconds[APART], seconds[TOGETHER]))
     decode = statistics.median(seconds["decode"])

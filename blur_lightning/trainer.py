@@ -55,7 +55,15 @@ class Trainer(lightning.Trainer):
         if wants_checkpoints and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             folder = Path(default_root_dir) / "checkpoints"
             # One file, replaced after each epoch: `fit --ckpt_path last` goes on from it.
-            callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+            callbacks.append(
+                ModelCheckpoint(
+                    folder,
+                    filename="last",
+                    enable_version_counter=False,
+                    # Also after epochs that are not validated.
+                    save_on_train_epoch_end=True,
+                )
+            )
         if logger in (None, True):
             logger = [CSVLogger(default_root_dir, name="logs"), Tracker()]
         super().__init__(

@@ -500,3 +500,8 @@ def test_a_verb_without_words_says_what_it_needs(verb, capsys):
 def test_doctor_needs_no_words(capsys):
     assert main(["doctor"]) == 0
     assert "machine" in capsys.readouterr().out
+
+
+def test_every_epoch_leaves_a_checkpoint_validated_or_not(command):
+    out = command("fit", "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "3")
+    assert (out / "checkpoints/last.ckpt").is_file()

@@ -39,7 +39,7 @@ def by_tiles(
         for left, right in spans[1]:
             rows = slice(max(0, top - overlap), bottom + overlap)
             columns = slice(max(0, left - overlap), right + overlap)
-            part = _padded(function, images[..., rows, columns], multiple)
+            part = on_multiples(function, images[..., rows, columns], multiple)
             if result is None:
                 result = part.new_empty(*part.shape[:-2], *images.shape[-2:])
             y, x = top - rows.start, left - columns.start
@@ -61,8 +61,16 @@ def _spans(side: int, tile: int, overlap: int, multiple: int) -> list[tuple[int,
     return list(itertools.pairwise([*ends, side]))
 
 
-def _padded(function: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:
-    """Apply the function to images with sides of a multiple; the result has theirs again."""
+def on_multiples(
+    function: Callable[[Tensor], Tensor], images: Shaped[Tensor, "b c h w"], multiple: int
+) -> Shaped[Tensor, "b *channels h w"]:
+    """Apply a function to images padded to sides of a multiple; its result is cut back to theirs.
+
+    Args:
+        function: As that of `by_tiles`.
+        images: Of any size; their last row and column are repeated.
+        multiple: Of both sides of what the function gets.
+    """
     rows, columns = images.shape[-2:]
     below, right = -rows % multiple, -columns % multiple
     if below or right:

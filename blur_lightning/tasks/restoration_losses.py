@@ -8,7 +8,17 @@ from typing_extensions import override
 from blur_lightning.errors import InputError
 
 
-class CharbonnierLoss(nn.Module):
+class _Softened(nn.Module):
+    """A loss whose root or logarithm an epsilon keeps away from 0."""
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        if epsilon <= 0:
+            raise InputError(f"model.loss.epsilon: {epsilon} is not more than 0")
+        self.epsilon = epsilon
+
+
+class CharbonnierLoss(_Softened):
     """Mean of the square root of squared errors plus epsilon squared: an L1 loss, smooth at 0.
 
     Source: Charbonnier et al. 1994 (ICIP, 168-172).
@@ -18,10 +28,7 @@ class CharbonnierLoss(nn.Module):
     """
 
     def __init__(self, epsilon: float = 1e-3) -> None:
-        super().__init__()
-        if epsilon <= 0:
-            raise InputError(f"model.loss.epsilon: {epsilon} is not more than 0")
-        self.epsilon = epsilon
+        super().__init__(epsilon)
 
     @override
     def forward(
@@ -30,7 +37,7 @@ class CharbonnierLoss(nn.Module):
         return ((restored - sharp).square() + self.epsilon**2).sqrt().mean()
 
 
-class PSNRLoss(nn.Module):
+class PSNRLoss(_Softened):
     """Minus the PSNR in dB, mean over images: what Chen et al. 2022 train NAFNet with.
 
     Args:
@@ -39,10 +46,7 @@ class PSNRLoss(nn.Module):
     """
 
     def __init__(self, epsilon: float = 1e-8) -> None:
-        super().__init__()
-        if epsilon <= 0:
-            raise InputError(f"model.loss.epsilon: {epsilon} is not more than 0")
-        self.epsilon = epsilon
+        super().__init__(epsilon)
 
     @override
     def forward(

@@ -19,7 +19,7 @@ from blur_lightning.tasks.examples import to_bytes
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
 from blur_lightning.tasks.pixels import best_classes, count_pixels, tables_of, values_of
 from blur_lightning.tasks.rows import Columns
-from blur_lightning.tiles import by_tiles
+from blur_lightning.tiles import by_tiles, on_multiples
 
 
 class SegmentationTask(Task):
@@ -123,8 +123,7 @@ class SegmentationTask(Task):
         """Logits of each pixel."""
         if not isinstance(image, Tensor):
             raise InputError("model: segments one scale; give one number to data.capture.scale")
-        side = max(image.shape[-2:])
-        return by_tiles(self._logits, image, tile=side + 1, overlap=0, multiple=self.multiple)
+        return on_multiples(self._logits, image, self.multiple)
 
     def _logits(self, image: Tensor) -> Tensor:
         logits = super().forward(image)

@@ -72,10 +72,17 @@ def on_multiples(
         multiple: Of both sides of what the function gets.
     """
     rows, columns = images.shape[-2:]
-    below, right = -rows % multiple, -columns % multiple
-    if below or right:
-        images = F.pad(images.float(), (0, right, 0, below), mode="replicate").to(images.dtype)
+    images = extended(images, multiple)
     result = function(images)
     if result.shape[-2:] != images.shape[-2:]:
         raise ValueError(f"function: gives {tuple(result.shape)} for {tuple(images.shape)}")
     return result[..., :rows, :columns]
+
+
+def extended(images: Shaped[Tensor, "b c h w"], multiple: int) -> Shaped[Tensor, "b c _ _"]:
+    """Repeat the last row and column until both sides are multiples."""
+    below, right = (-side % multiple for side in images.shape[-2:])
+    if not below and not right:
+        return images
+    values = images if images.is_floating_point() else images.float()  # bytes cannot be padded
+    return F.pad(values, (0, right, 0, below), mode="replicate").to(images.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from blur_lightning.errors import InputError
+from blur_lightning.tiles import extended
 
 _STRIDE = 4  # of the coarsest subgraph
 
@@ -54,8 +55,7 @@ class DeblurNet(nn.Module):
             and at the size of the image. Values may leave [0, 1].
         """
         rows, columns = image.shape[-2:]
-        pad = (0, -columns % _STRIDE, 0, -rows % _STRIDE)
-        blurry = F.pad(image, pad, mode="replicate")
+        blurry = extended(image, _STRIDE)
         quarter = self.n1(blurry) + F.avg_pool2d(blurry, 4)
         half = self.n2(quarter) + F.avg_pool2d(blurry, 2)
         full = self.n3(half) + blurry

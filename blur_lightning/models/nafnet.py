@@ -7,13 +7,13 @@ sections 3 and 4, written from that description. Images (b, 3, h, w) of any size
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from typing_extensions import override
 
 from blur_lightning.errors import InputError
+from blur_lightning.tiles import extended
 
 
 class NAFNet(nn.Module):
@@ -58,8 +58,7 @@ class NAFNet(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Restore images; values may leave [0, 1]."""
         rows, columns = image.shape[-2:]
-        pad = (0, -columns % self.stride, 0, -rows % self.stride)
-        blurry = F.pad(image, pad, mode="replicate")
+        blurry = extended(image, self.stride)
         features, skipped = self.intro(blurry), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             skipped.append(encoder(features))

@@ -59,7 +59,7 @@ fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the
 	$(PROGRAM) report runs/$(SWEEP) --out runs/$(SWEEP)/index.html
 	@echo "Open $(CURDIR)/runs/$(SWEEP)/index.html in a browser."
 
-segmentation: install $(STAMPS)  ## train a U-Net under blur, and check the paper's claims on it (50 min)
+segmentation: install $(STAMPS)  ## train a segmenter under blur, and check the paper's claims on it (25 min)
 	$(PROGRAM) sweep sweeps/segment_stamps.yaml --jobs 2
 	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html

@@ -21,7 +21,7 @@ def outcomes(
     jobs: Sequence[Job],
     *,
     workers: int,
-    start: Callable[[], object],
+    start: Callable[[], object] | None = None,
     preload: Sequence[str] = (),
 ) -> Generator[Outcome, None, None]:
     """Do jobs in this process or in several, and give what they return, in any order.
@@ -58,8 +58,9 @@ def outcomes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(start: Callable[[], object]) -> None:
-    start()
+def _start_worker(start: Callable[[], object] | None) -> None:
+    if start:
+        start()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent gets it too, and ends its workers
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -13,13 +13,13 @@ LAYERS = [
     {"errors", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
-    {"tested"},
+    {"tested", "resuming", "workers", "video"},
     {"measures", "comparison", "metrics", "image_quality"},
-    {"data", "tasks", "curves", "pairs"},
+    {"data", "tasks", "curves", "pairs", "motion"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
-    {"findings", "matrix"},
-    {"report", "copies", "trials"},
-    {"tracking"},
+    {"findings", "matrix", "frame_windows"},
+    {"report", "copies", "trials", "window_notes"},
+    {"tracking", "wild"},
     {"trainer"},
     {"lightning_cli", "search"},
     {"sweeps"},
@@ -86,7 +86,8 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts",)
+    light += ("pair_layouts", "resuming", "workers")
+    light += ("video", "motion", "frame_windows", "window_notes", "wild")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

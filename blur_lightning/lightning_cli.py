@@ -187,6 +187,8 @@ def _network_name(spec: Namespace, model: Task) -> str:
     if isinstance(arguments.get("net"), Namespace):
         inner, wrapper = _network_name(arguments.net, model), spec.class_path.rpartition(".")[-1]
         # Another way to see images gives other numbers; a checkpoint stands in trained_on.
+        if remark := getattr(model.net, "remark", None):
+            return f"{inner} ({remark})"
         return f"{wrapper}:{inner}" if wrapper[0].isupper() else inner
     if "model_name" in arguments:  # of timm.create_model, tag included
         return str(arguments.model_name)

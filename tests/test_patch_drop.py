@@ -10,6 +10,7 @@ from blur_lightning.blur import BlurDistribution, blur_images
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
 from blur_lightning.models import PatchDrop
+from blur_lightning.published import tables
 from blur_lightning.robustness import read_records
 
 SIZE = {"img_size": 48, "depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 7}
@@ -208,6 +209,12 @@ def test_records_tell_which_patches_were_dropped(tmp_path, monkeypatch, request)
     assert run(tmp_path, monkeypatch, request, *words) == 0
     names = {record.model for record in read_records(tmp_path)}
     assert names == {"test_vit (keep 50%, drop blurry, remove)"}
+
+
+@pytest.mark.parametrize("drop", ["blurry", "sharp"])
+def test_the_papers_cells_name_the_network_as_records_do(drop):
+    notes = [cell.note for cell in tables()["kim_table5"]]
+    assert PatchDrop(make(), drop=drop).remark in notes
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ UNHELPFUL = (
     r"You are using a custom batch sampler `ShapeBatches`",
     r"You requested to overfit but enabled",
     r"It is recommended to use `self.log\('test/",  # the same on all processes
+    r"LightningCLI's args parameter is intended",  # analyze hands on the words behind it
 )
 
 
@@ -64,6 +65,7 @@ class BlurLightningCLI(LightningCLI):
     """fit, validate, test and predict."""
 
     words: Sequence[str] = ()
+    prog = "python -m blur_lightning"
 
     @classmethod
     def run(cls, args: Sequence[str] | None = None) -> "BlurLightningCLI":
@@ -87,7 +89,7 @@ class BlurLightningCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=Parser,
             # --trainer.max_epoch must not pass for max_epochs.
-            parser_kwargs={"allow_abbrev": False, "prog": "python -m blur_lightning"},
+            parser_kwargs={"allow_abbrev": False, "prog": cls.prog},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -163,6 +165,32 @@ class BlurLightningCLI(LightningCLI):
             )
         if self.subcommand == "fit":
             _check_same_freeze(str(path), checkpoint, self.model)
+
+
+class AnalysisCLI(BlurLightningCLI):
+    """What follows analyze."""
+
+    prog = "python -m blur_lightning analyze"
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {"invariance": {"model", "datamodule"}}
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        trainer = self.config[str(self.subcommand)].trainer
+        if trainer.devices == "auto":
+            trainer.devices = 1  # sums over all images are kept by one process
+
+    def before_invariance(self) -> None:
+        """Look at the checkpoints before data is read."""
+        files = self.config_init[str(self.subcommand)].ckpt_path or []
+        for file in [files] if isinstance(files, str) else files:
+            if not Path(file).is_file():
+                raise InputError(f"ckpt_path: there is no checkpoint {file}; name a file")
+            _read_weights(Path(file), self.model)
 
 
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ LAYERS = [
     {"measures", "comparison", "metrics", "image_quality"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
-    {"findings", "matrix"},
-    {"report", "copies", "trials"},
+    {"findings", "matrix", "invariance_page"},
+    {"report", "copies", "trials", "analysis"},
     {"tracking"},
     {"trainer"},
     {"lightning_cli", "search"},
@@ -86,7 +86,7 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts",)
+    light += ("pair_layouts", "invariance_page")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

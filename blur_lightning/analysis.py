@@ -64,11 +64,6 @@ class InvarianceAnalysis(LightningModule):
         self.maps = Maps([], {})
 
     @override
-    def on_test_start(self) -> None:
-        if self.trainer.world_size > 1:
-            raise InputError("trainer.devices: this runs in one process; give --trainer.devices 1")
-
-    @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         if "image" not in batch:  # nothing in it could be read
             return

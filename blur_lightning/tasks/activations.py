@@ -102,7 +102,9 @@ def _note(
     answers: dict[str, Answer], net: nn.Module, name: str, module: nn.Module, inputs: Any, x: Any
 ) -> None:
     if not isinstance(x, Tensor) or x.ndim < 2:
-        raise InputError(f"layers: '{name}' answers with no single tensor; name a module inside it")
+        raise InputError(
+            f"layers: '{name}' answers with no single tensor; name others, such as one inside it"
+        )
     if name in answers:
         raise InputError(
             f"layers: '{name}' runs more than once for an image; name a module that runs once, and "

@@ -197,8 +197,8 @@ def maps_png(maps: Maps, rows: Sequence[Row]) -> bytes:
                 first.imshow(maps.pictures[1 + number])
                 own = name.removeprefix(f"{rows[0].model}, ") if len(names) > 1 else ""
                 first.set_ylabel(f"{condition}\n{own}".strip(), fontsize=7)
-                for layer, axes in enumerate(others):
-                    heat = maps.layers[place, number, layer].astype(np.float32)
+                for column, axes in enumerate(others):
+                    heat = maps.layers[place, number, column].astype(np.float32)
                     shown = axes.imshow(heat, vmin=0, vmax=top, cmap="magma")
         for axes, layer in zip(grid[0, 1:], layers, strict=True):
             axes.set_title(layer, fontsize=7)

@@ -61,8 +61,9 @@ class PatchDrop(nn.Module):
                 f"model.net.net: {type(net).__name__} has no sequence of tokens to drop patches "
                 "from; take a ViT of timm, such as vit_base_patch16_224"
             )
-        self.patch_size: tuple[int, int] = net.patch_embed.feat_ratio(as_scalar=False)
-        patches: int = net.patch_embed.num_patches
+        vit: Any = net  # whose types forbid what is put in place below
+        self.patch_size: tuple[int, int] = vit.patch_embed.feat_ratio(as_scalar=False)
+        patches: int = vit.patch_embed.num_patches
         if keep is not None and not (keep <= 1 and _count(keep, patches) >= 1):
             raise InputError(
                 f"model.net.keep: {keep} of {patches} patches keeps "
@@ -72,9 +73,8 @@ class PatchDrop(nn.Module):
         self.net, self.drop, self.threshold = net, drop, threshold
         self.keep, self.mode = keep, mode
         # timm's place for dropping tokens in training: behind the positions, before the blocks.
-        self._select = net.patch_drop = _Select(
-            net.num_prefix_tokens, tells_indices=isinstance(net, Eva)
-        )
+        self._select = _Select(vit.num_prefix_tokens, tells_indices=isinstance(net, Eva))
+        vit.patch_drop = self._select
         # Under the name by which a task asks a network how its input is normalised.
         self.pretrained_cfg: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
         rule = f"threshold {threshold:g}" if keep is None else f"keep {100 * keep:g}%"

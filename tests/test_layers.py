@@ -17,8 +17,8 @@ LAYERS = [
     {"measures", "comparison", "metrics", "image_quality"},
     {"data", "tasks", "curves", "pairs", "motion"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
-    {"findings", "matrix", "frame_windows"},
-    {"report", "copies", "trials", "window_notes"},
+    {"findings", "matrix", "frame_windows", "invariance_page"},
+    {"report", "copies", "trials", "window_notes", "analysis", "residuals"},
     {"tracking", "wild"},
     {"trainer"},
     {"lightning_cli", "search"},
@@ -86,7 +86,7 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts", "resuming", "workers")
+    light += ("pair_layouts", "resuming", "workers", "invariance_page")
     light += ("video", "motion", "frame_windows", "window_notes", "wild")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}

@@ -16,7 +16,7 @@ from blur_lightning.frame_windows import (
 )
 from blur_lightning.robustness import replacing
 from blur_lightning.video import Frame, UnreadableVideoError, read_frames
-from blur_lightning.window_notes import Notes, read_notes, source_of, writing_notes
+from blur_lightning.window_notes import Notes, Source, read_notes, source_of, writing_notes
 from blur_lightning.workers import BUSY
 
 
@@ -50,28 +50,17 @@ def make_pairs(
     """
     source = source_of(path)
     known = read_notes(notes) or Notes(source, {}, None)
-    if known.source.path != source.path:
+    if known.source.path != source.path and known.source[1:] != source[1:]:
         return f"{path}: its pairs would be those of {known.source.path}; rename one of the two"
-    if known.source != source:
-        for window in known.windows.values():
-            for file in pair_files(out, window):
-                file.unlink(missing_ok=True)
-        known = Notes(source, {}, None)
-    whole = {
-        first: window
-        for first, window in known.windows.items()
-        if window.discarded or all(file.exists() for file in pair_files(out, window))
-    }
-    if known.problem is not None and len(whole) == len(known.windows):
+    known = _still_true(known, source, out)
+    if known.problem is not None:
         return known.problem
-    judge = Judge(rule)
-    problem = ""
-    with writing_notes(notes, Notes(source, whole, None)) as note:
-        windows = dict(whole)
+    judge, windows, problem = Judge(rule), dict(known.windows), ""
+    with writing_notes(notes, known) as note:
         frames = _counted(read_frames(path, reduce=rule.reduce), advance)
         try:
             for first, cut in cut_windows(frames, rule, video):
-                if first in whole:
+                if first in known.windows:
                     continue
                 windows[first] = window = judge(first, cut)
                 with BUSY:
@@ -79,12 +68,26 @@ def make_pairs(
                         _write_pair(pair_files(out, window), cut, rule)
                     note(window)
         except UnreadableVideoError as error:
-            problem = (
-                f"{error}; the {len(windows)} windows before that stand" if windows else str(error)
-            )
+            stand = f"; the {len(windows)} windows before that stand" if windows else ""
+            problem = f"{error}{stand}"
         problem = problem or _shortcoming(path, windows, drawn_frames(rule, video, 0))
         note(problem)
     return problem
+
+
+def _still_true(known: Notes, source: Source, out: Path) -> Notes:
+    """What of the notes holds: all, less windows whose pairs are gone, or none of a new video."""
+    if known.source[1:] != source[1:]:
+        for window in known.windows.values():
+            for file in pair_files(out, window):
+                file.unlink(missing_ok=True)
+        return Notes(source, {}, None)
+    whole = {
+        first: window
+        for first, window in known.windows.items()
+        if window.discarded or all(file.exists() for file in pair_files(out, window))
+    }
+    return Notes(source, whole, known.problem if len(whole) == len(known.windows) else None)
 
 
 def _counted(frames: Iterable[Frame], advance: Callable[[int], None]) -> Iterator[Frame]:

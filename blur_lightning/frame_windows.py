@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,14 +17,16 @@ from blur_lightning.errors import InputError
 from blur_lightning.motion import Estimator, Motion, estimator, measure_motion
 from blur_lightning.video import Frame, unevenness
 
+Light = Literal["srgb", "linear"]
 UNEVEN = "unevenly spaced in time"
 
 
 class Rule(NamedTuple):
-    """How windows are drawn, and which are kept; the fields are options of `wild.build_wild`."""
+    """How pairs are made, in words of the options of `wild.build_wild`."""
 
     seed: int
     frames: tuple[int, int]
+    reduce: int
     step: int | None
     flow: Estimator
     max_flow: float
@@ -32,6 +34,7 @@ class Rule(NamedTuple):
     max_error: float
     min_blur: float
     jitter: float | None
+    light: Light
 
 
 class Window(NamedTuple):
@@ -104,8 +107,8 @@ class Judge:
         times = [frame.time for frame in frames]
         uneven = rule.jitter is not None and unevenness(times) > rule.jitter
         known = [time for time in times if time is not None]
-        spacing = float(np.median(np.diff(known))) if len(known) > 1 else 0
-        fps = 1 / spacing if spacing > 0 else None
+        seconds = known[-1] - known[0] if known else 0
+        fps = (len(known) - 1) / seconds if seconds > 0 else None
         head = (first, len(frames), fps)
         if uneven:
             return Window(*head, None, None, None, None, UNEVEN)
@@ -138,7 +141,7 @@ class Judge:
             yield self._motions[number]
 
 
-def average(frames: Sequence[np.ndarray], *, light: str) -> np.ndarray:
+def average(frames: Sequence[np.ndarray], *, light: Light) -> np.ndarray:
     """Mean of frames, rounded half to even.
 
     Args:

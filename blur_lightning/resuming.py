@@ -29,7 +29,7 @@ def agree(settings: Mapping[str, Any], out: Path, files: Iterable[str], *, kind:
     if not file.exists():
         for name in files:
             if os.path.lexists(out / name):
-                raise InputError(f"{out / name}: is no copy of this command; choose another --out")
+                raise InputError(f"{out / name}: not from this command; choose another --out")
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     try:

@@ -11,7 +11,7 @@ from blur_lightning.errors import InputError
 # What a folder may hold besides videos is told apart by ending, as people do.
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts"})
 SMALLEST = 16  # px of a side, for an optical flow
-_MISSING = 10  # frames that a header may promise too many
+_MISSING = 0.5  # s that a header may promise too many: sound may be longer
 
 
 class UnreadableVideoError(Exception):
@@ -93,15 +93,13 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
                             f"an optical flow takes {SMALLEST} or more"
                         )
                     yield Frame(last, pixels)
-            missing = _missing(stream, last)
-    except (av.error.FFmpegError, av.error.FileNotFoundError) as error:
+            missing = _missing(container, last)
+    except av.error.FFmpegError as error:
         raise UnreadableVideoError(
             f"{path}: cannot be decoded after {count} frames ({error.strerror})"
         ) from error
     if missing > _MISSING:
-        raise UnreadableVideoError(
-            f"{path}: cut off after {count} frames, about {missing:.0f} lack"
-        )
+        raise UnreadableVideoError(f"{path}: cut off after {count} frames; {missing:.1f} s lack")
 
 
 def _reduced(picture: Any, reduce: int) -> np.ndarray:
@@ -116,26 +114,30 @@ def _reduced(picture: Any, reduce: int) -> np.ndarray:
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
-def _missing(stream: Any, last: float | None) -> float:
-    """How many frames the header promises beyond the last one, as far as it tells."""
-    if last is None or stream.duration is None or not stream.average_rate:
+def _missing(container: Any, last: float | None) -> float:
+    """How many seconds the header promises beyond the last frame, as far as it tells."""
+    stream = container.streams.video[0]
+    if last is None:
         return 0
-    end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    return (end - last) * float(stream.average_rate) - 1
+    if stream.duration is not None:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - last
+    return (container.duration or 0) / 1e6 - last  # of all streams, in microseconds
 
 
 def count_frames(path: Path) -> int:
-    """How many frames the header promises; 0 where it does not tell or cannot be read."""
+    """How many frames the header promises, about; 0 where it does not tell or cannot be read."""
     av = import_extra("av")
     try:
         with av.open(str(path)) as container:
-            return container.streams.video[0].frames
+            stream = container.streams.video[0]
+            seconds = (container.duration or 0) / 1e6
+            return stream.frames or round(seconds * float(stream.average_rate or 0))
     except (av.error.FFmpegError, IndexError):
         return 0
 
 
 def unevenness(times: Sequence[float | None]) -> float:
-    """The largest deviation of the distances between frames from their median, as its share.
+    """The largest deviation of the distances between frames from their mean, as its share.
 
     Args:
         times: Two or more, in seconds; where one is None nothing is known, which is 0. Times that
@@ -147,5 +149,4 @@ def unevenness(times: Sequence[float | None]) -> float:
     gaps = np.diff(known)
     if gaps.min() <= 0:
         return float("inf")
-    median = np.median(gaps)
-    return float(np.abs(gaps - median).max() / median)
+    return float(np.abs(gaps / gaps.mean() - 1).max())

@@ -4,54 +4,40 @@ Noroozi, Chandramouli and Favaro 2017 (arXiv 1701.01486), section 2. The folder 
 GoPro's layout, {train,test}/VIDEO/{blur,sharp}, for `data.PairsDataModule`; `manifest.csv` has a
 line for each pair, `discarded.csv` one for each window that became none.
 
-What is found in a video is noted in `.windows/VIDEO.jsonl`, window by window, so that a run that
-was stopped goes on. The same videos and settings give the same bytes, whatever the number of workers.
+What is found in a video is noted in `.windows/VIDEO.jsonl`, window by window, so that a run
+that was stopped goes on. The same videos and settings give the same bytes, whatever the number of
+workers.
 """
 
 import csv
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from blur_lightning.errors import InputError
-from blur_lightning.frame_windows import (
-    UNEVEN,
-    Judge,
-    Rule,
-    Window,
-    average,
-    cut_windows,
-    drawn_frames,
-    parse_frames,
-)
+from blur_lightning.frame_windows import Light, Rule, Window, parse_frames
+from blur_lightning.making_pairs import make_pairs, pair_files
 from blur_lightning.motion import Estimator
 from blur_lightning.provenance import environment
-from blur_lightning.resuming import agree
+from blur_lightning.resuming import SETTINGS, agree
 from blur_lightning.robustness import PROVENANCE, replacing
-from blur_lightning.video import (
-    Frame,
-    UnreadableVideoError,
-    find_videos,
-    import_extra,
-    read_frames,
-)
-from blur_lightning.window_notes import Notes, read_notes, source_of, writing_notes
-from blur_lightning.workers import BUSY, outcomes
+from blur_lightning.video import count_frames, find_videos, import_extra
+from blur_lightning.window_notes import Notes, read_notes
+from blur_lightning.workers import outcomes, progress
 
 MANIFEST, DISCARDED, NOTES = "manifest.csv", "discarded.csv", ".windows"
-Light = Literal["srgb", "linear"]
-Job = tuple[str, Path]  # name of a video, its file
+Job = tuple[str, Path, str]  # name of a video, its file, and its split
+_decoded: Any = None  # how many frames all processes have decoded; set in each
 _COLUMNS = ["video", "source", "split", "first_frame", *Window._fields[1:-1]]
 
 
@@ -67,7 +53,7 @@ def build_wild(
     outliers: float = 0.0,
     max_error: float = 5.0,
     min_blur: float = 0.0,
-    jitter: float | None = 0.1,
+    jitter: float | None = 0.3,
     light: Light = "srgb",
     test: list[str] | None = None,
     test_share: float = 0.1,
@@ -101,7 +87,7 @@ def build_wild(
         min_blur: The smallest blur size that is kept, in pixels; it is the motion summed over the
             window, in the mean of the pixels.
         jitter: How much the distance in time between two frames of a window may differ from their
-            median, as its share; null does not look. More is a variable frame rate.
+            mean, as its share; more is a variable frame rate. null does not look.
         light: What is averaged: the values in the file, as the paper does, or the light that they
             stand for, as a camera does.
         test: Videos of the test, by name: the path below its folder without ending, / written as -.
@@ -121,106 +107,59 @@ def build_wild(
     if not 0 <= test_share < 1:
         raise InputError(f"--test_share: {test_share} is not in [0, 1)")
     bounds = (max_flow, outliers, max_error, min_blur, jitter)
-    rule = Rule(seed, parse_frames(frames), step, flow, *bounds)
+    rule = Rule(seed, parse_frames(frames), reduce, step, flow, *bounds, light)
     for name in ("av", "cv2"):
         import_extra(name)
     found = find_videos(videos)
     known = {*found, *(file.stem for file in (out / NOTES).glob("*.jsonl"))}
     if unknown := sorted(set(test or ()) - known):
-        raise InputError(
-            f"--test: no video is '{unknown[0]}'; there are {', '.join(sorted(known))}"
-        )
-    settings = rule._asdict() | {"frames": frames, "reduce": reduce, "light": light}
-    settings |= {"test": sorted(test) if test else None, "test_share": test_share}
-    agree(settings, out, [MANIFEST, DISCARDED, "train", "test"], kind="pairs")
-    build = partial(_build, rule=rule, settings=settings, out=out)
-    number = min(workers or len(os.sched_getaffinity(0)), len(found))
+        names = ", ".join(sorted(known))
+        raise InputError(f"--test: no video has the name '{unknown[0]}'; there are {names}")
+    settings = rule._asdict() | {"test": sorted(test) if test else None, "test_share": test_share}
+    agree(settings, out, [MANIFEST, "train", "test"], kind="pairs")
     # Largest first, so that no worker is left with one at the end.
-    jobs = sorted(found.items(), key=lambda job: -job[1].stat().st_size)
-    built = outcomes(build, jobs, workers=number, preload=["cv2", "av"])
-    with closing(built):
-        problems = list(filter(None, tqdm(built, total=len(jobs), unit="video", disable=None)))
-    _conclude(out, settings)
+    order = sorted(found, key=lambda video: -found[video].stat().st_size)
+    jobs = [(video, found[video], _split(video, settings)) for video in order]
+    number = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    with progress(sum(map(count_frames, found.values())), "frame") as counter:
+        _share(counter)
+        build, start = partial(_build, rule=rule, out=out), partial(_share, counter)
+        built = outcomes(build, jobs, workers=number, start=start, preload=["av", "cv2"])
+        with closing(built):
+            problems = sorted(filter(None, built))
+    nothing = _conclude(out, settings)
     if problems[1:]:
-        print("", *sorted(problems), sep="\n", end="", file=sys.stderr)
+        print("", *problems, sep="\n", end="", file=sys.stderr)
     if problems:
-        raise InputError(f"{min(problems)}; {len(problems)} of {len(jobs)} not whole: mend them")
+        others = f"; {len(problems)} of {len(jobs)} videos need mending" if jobs[1:] else ""
+        raise InputError(problems[0] + others)
+    if nothing:
+        raise InputError(nothing)
 
 
-def _build(job: Job, *, rule: Rule, settings: dict[str, Any], out: Path) -> str:
+def _share(counter: Any) -> None:
+    global _decoded
+    _decoded = counter
+
+
+def _build(job: Job, *, rule: Rule, out: Path) -> str:
     """Make the pairs of one video; what is wrong with it, or nothing."""
-    video, path = job
-    folder = out / _split(video, settings) / video
-    file, source = out / NOTES / f"{video}.jsonl", source_of(path)
-    notes = read_notes(file) or Notes(source, {}, None)
-    if notes.source.path != source.path:
-        return f"{path}: its name is that of {notes.source.path}; rename it"
-    if notes.source != source:  # it has changed, so its pairs are of no use
-        for window in notes.windows.values():
-            for picture in _pair(folder, window):
-                picture.unlink(missing_ok=True)
-        notes = Notes(source, {}, None)
-    whole = {
-        first: window
-        for first, window in notes.windows.items()
-        if window.discarded or all(picture.exists() for picture in _pair(folder, window))
-    }
-    if notes.problem is not None and len(whole) == len(notes.windows):
-        return notes.problem
-    with writing_notes(file, Notes(source, whole, None)) as note:
-        problem = _read(path, video, whole, folder, rule, settings, note)
-        note(problem)
+    video, path, split = job
+    left = count_frames(path)
+
+    def advance(frames: int) -> None:
+        nonlocal left
+        left -= frames
+        with _decoded.get_lock():
+            _decoded.value += frames
+
+    notes = out / NOTES / f"{video}.jsonl"
+    problem = make_pairs(path, rule, video, notes=notes, out=out / split / video, advance=advance)
+    advance(left)  # what was known, or is missing
     return problem
 
 
-def _read(
-    path: Path,
-    video: str,
-    known: dict[int, Window],
-    folder: Path,
-    rule: Rule,
-    settings: dict[str, Any],
-    note: Callable[[Window | str], None],
-) -> str:
-    """Read a video to its end, and make what is not known."""
-    judge, count, uneven = Judge(rule), 0, 0
-    problem = ""
-    try:
-        read = read_frames(path, reduce=settings["reduce"])
-        for first, frames in cut_windows(read, rule, video):
-            window = known.get(first)
-            if window is None:
-                window = judge(first, frames)
-                with BUSY:
-                    if not window.discarded:
-                        _write_pair(_pair(folder, window), frames, settings["light"])
-                    note(window)
-            count, uneven = count + 1, uneven + (window.discarded == UNEVEN)
-    except UnreadableVideoError as error:
-        problem = f"{error}; {count} windows before are made use of" if count else str(error)
-    if not problem and not count:
-        problem = f"{path}: has fewer frames than its first window, {drawn_frames(rule, video, 0)}"
-    if not problem and uneven == count:
-        problem = f"{path}: all {count} windows are {UNEVEN}, a variable frame rate; see --jitter"
-    return problem
-
-
-def _write_pair(paths: tuple[Path, Path], frames: Sequence[Frame], light: str) -> None:
-    pixels = [frame.pixels for frame in frames]
-    for path, image in zip(
-        paths, (average(pixels, light=light), pixels[len(pixels) // 2]), strict=True
-    ):
-        with replacing(path) as temporary:
-            Image.fromarray(image).save(temporary, format="PNG")
-
-
-def _pair(folder: Path, window: Window) -> tuple[Path, Path]:
-    """Files of the blurry image and of the sharp one."""
-    name = f"{window.first:06}.png"
-    return folder / "blur" / name, folder / "sharp" / name
-
-
-def _split(video: str, settings: dict[str, Any]) -> str:
+def _split(video: str, settings: Mapping[str, Any]) -> str:
     """Tell the part of a video, whatever other videos there are."""
     if settings["test"] is not None:
         return "test" if video in settings["test"] else "train"
@@ -229,39 +168,54 @@ def _split(video: str, settings: dict[str, Any]) -> str:
     return "test" if drawn < settings["test_share"] else "train"
 
 
-def _conclude(out: Path, settings: dict[str, Any]) -> None:
-    """Write the tables of all videos in the folder, and print what became of them."""
-    kept, discarded, lines = [], [], []
-    totals = Counter[str]()
+def _conclude(out: Path, settings: Mapping[str, Any]) -> str:
+    """Write the tables of all videos in the folder, and print what became of them.
+
+    Returns:
+        What to say where no window was kept, or nothing.
+    """
+    kept: list[list[Any]] = []
+    discarded: list[list[Any]] = []
+    lines, pairs, reasons = [], Counter[str](), Counter[str]()
     for file in sorted((out / NOTES).glob("*.jsonl")):
-        video, notes = file.stem, read_notes(file)
-        if notes is None:
-            continue
-        split = _split(video, settings)
-        windows = sorted(notes.windows.values())
-        pairs = [window for window in windows if not window.discarded]
-        for window in windows:
-            row = [video, notes.source.path, split, *window]
+        notes, split = read_notes(file), _split(file.stem, settings)
+        assert notes
+        for window in sorted(notes.windows.values()):
+            row = [file.stem, notes.source.path, split, *window]
             if window.discarded:
                 discarded.append(row)
             else:
-                pictures = _pair(Path(split) / video, window)
-                kept.append([*(p.as_posix() for p in pictures), *row[:-1], settings["light"]])
-        reasons = Counter(w.discarded for w in windows if w.discarded)
-        told = "".join(f"; {n} {reason}" for reason, n in reasons.most_common())
-        blur = f", blur {np.mean([w.blur_size for w in pairs]):.2f} px" if pairs else ""
-        lines.append(f"  {split:5} {video}: {len(pairs)} of {len(windows)} windows{blur}{told}")
-        totals[split] += len(pairs)
-        totals[f"{split} videos"] += bool(pairs)
-    _write_table(out / MANIFEST, ["blur", "sharp", *_COLUMNS, "light"], kept)
+                files = pair_files(Path(split) / file.stem, window)
+                kept.append([*(x.as_posix() for x in files), *row[:-1], settings["light"]])
+        line, own = _summary(notes)
+        lines.append(f"  {split:5} {file.stem}: {line}")
+        pairs[split] += own.pop("", 0)
+        reasons += own
     _write_table(out / DISCARDED, [*_COLUMNS, "reason"], discarded)
+    if not kept:  # a folder without pairs is free for other settings
+        shutil.rmtree(out / NOTES, ignore_errors=True)
+        (out / SETTINGS).unlink()
+        names = {row[1] for row in discarded}
+        what = names.pop() if len(names) == 1 else f"{len(names)} videos"
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        return f"{what}: all windows were discarded, {told}; see {out / DISCARDED}"
+    _write_table(out / MANIFEST, ["blur", "sharp", *_COLUMNS, "light"], kept)
     facts = environment(("av", "opencv-python-headless")) | {"settings": settings}
     with replacing(out / PROVENANCE) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    parts = [
-        f"{totals[s]} pairs of {totals[f'{s} videos']} videos to {s}" for s in ("train", "test")
-    ]
-    print(f"{out}: {', '.join(parts)}", *lines, sep="\n")
+    print(f"{out}: {pairs['train']} pairs to train, {pairs['test']} to test", *lines, sep="\n")
+    return ""
+
+
+def _summary(notes: Notes) -> tuple[str, Counter[str]]:
+    """Say in one line what became of a video's windows, and count them by reason; "" is kept."""
+    windows = notes.windows.values()
+    reasons = Counter(window.discarded for window in windows)
+    line = f"{reasons['']} of {len(windows)} windows kept"
+    if sizes := [window.blur_size for window in windows if not window.discarded]:
+        line += f", blur of {np.mean(sizes):.1f} px"
+    others = "".join(f"; {count} {reason}" for reason, count in reasons.most_common() if reason)
+    return line + others, reasons
 
 
 def _write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -34,7 +34,7 @@ class Notes(NamedTuple):
 def source_of(path: Path) -> Source:
     """Look at a file without reading it."""
     status = path.stat()
-    return Source(path.as_posix(), status.st_size, status.st_mtime_ns)
+    return Source(path.resolve().as_posix(), status.st_size, status.st_mtime_ns)
 
 
 def read_notes(file: Path) -> Notes | None:

@@ -2,11 +2,14 @@
 
 import os
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
-from threading import Lock, Thread
-from typing import TypeVar
+from threading import Event, Lock, Thread
+from typing import Any, TypeVar
+
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from blur_lightning.errors import InputError
 
@@ -41,8 +44,10 @@ def outcomes(
         return
     context = get_context("forkserver")  # one process imports the modules, workers are its forks
     context.set_forkserver_preload(list(preload))
-    initial = {"initializer": _start_worker, "initargs": (start,)}
-    pool = ProcessPoolExecutor(workers, mp_context=context, **initial)
+    alive, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(start, alive)
+    )
     no_interrupt = (signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for first in range(0, len(jobs), workers * _ROUND):
@@ -54,19 +59,52 @@ def outcomes(
                 yield future.result()
     except BrokenExecutor as error:
         raise InputError("a worker was killed (memory?); repeat with fewer --workers") from error
+    except BaseException:  # an interrupt: nobody waits for jobs that are long
+        ours.close()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        ours.close()
 
 
-def _start_worker(start: Callable[[], object] | None) -> None:
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Any]:
+    """Show a bar on a terminal, fed by all processes.
+
+    Args:
+        total: Where it ends.
+        unit: What is counted.
+
+    Returns:
+        The count: a `multiprocessing.Value` to share with workers.
+    """
+    count = get_context("forkserver").Value("q")
+    ended = Event()
+    with tqdm(total=total, unit=unit, disable=None) as bar:
+
+        def follow() -> None:
+            while not ended.wait(0.2):
+                bar.update(count.value - bar.n)
+
+        follower = Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield count
+        finally:
+            ended.set()
+            follower.join()
+            bar.update(count.value - bar.n)
+
+
+def _start_worker(start: Callable[[], object] | None, alive: connection.Connection) -> None:
     if start:
         start()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent gets it too, and ends its workers
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Once the parent is killed, nobody else ends a worker."""
-    connection.wait([parent_process().sentinel])  # type: ignore[union-attr]
+def _end_with_parent(alive: connection.Connection) -> None:
+    """Once the parent is killed, or closes its end of the pipe, nobody else ends a worker."""
+    connection.wait([parent_process().sentinel, alive])  # type: ignore[union-attr]
     BUSY.acquire()
     os._exit(1)

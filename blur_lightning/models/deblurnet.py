@@ -50,8 +50,8 @@ class DeblurNet(nn.Module):
         self.n2 = _doubling(channels[-1])
         self.n3 = _doubling(channels[-1])
         for last in (self.n1[-1], self.n2[-1], self.n3[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for weight in last.parameters():
+                nn.init.zeros_(weight)
 
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3 _ _"], ...]:

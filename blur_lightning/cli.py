@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from blur_lightning.errors import InputError
+from blur_lightning.errors import InputError, Terminated
 
 LIGHTNING_VERBS = {
     "fit": "train a network on a mix of blurs, then test it under each condition",
@@ -129,6 +129,9 @@ def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
     try:
         result = command()
         status = result if isinstance(result, int) else 0
+    except Terminated as end:
+        status = int(end.code or 1)
+        line = f"ended by {end.signal}; all is kept, the same command goes on from there"
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning passes an interrupt on as an exit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):

@@ -19,7 +19,7 @@ LAYERS = [
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
     {"findings", "matrix"},
     {"report", "copies", "trials"},
-    {"tracking"},
+    {"tracking", "checkpoints"},
     {"trainer"},
     {"lightning_cli", "search"},
     {"sweeps"},

@@ -114,6 +114,21 @@ class BlurDiary:
         if len(self._on_device) >= _BATCHES:
             self._move()
 
+    def noted(self, *, gather: Gather) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What all processes have noted in this epoch: index, loss and hit; None: nothing.
+
+        The blurs are not there: they are functions of seed, epoch and index.
+
+        Args:
+            gather: As in `end_epoch`.
+        """
+        self._move()
+        table = _merged([part for part in gather(_merged(self._measured)) or () if part])
+        if not table:
+            return None
+        index, loss, top1 = (torch.from_numpy(table[name]) for name in ("index", "loss", "top1"))
+        return index, loss, top1
+
     def end_epoch(self, folder: Path, *, gather: Gather) -> list[Level]:
         """Write the epoch into both files, and return its levels.
 

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from blur_lightning.errors import InputError
+from blur_lightning.outcomes import DONE, FOLDER, RUNS, Trial, outcome, table
 from blur_lightning.search import Search, read_axes
-from blur_lightning.trials import DONE, FOLDER, INTERPRETER, RUNS, Trial, check, outcome, run, table
+from blur_lightning.trials import INTERPRETER, check, run
 
 METHODS = ("grid", "random", "bayes")
 _LONGEST = 120  # characters of a trial's name; file systems take 255 bytes

@@ -262,7 +262,7 @@ def test_a_failure_is_recorded_and_does_not_end_the_sweep(capfd):
         ["s/do=die", "failed"],
         ["s/do=finish", "finished"],
     ]
-    assert "1 of 4 failed: data.root: there is no folder" in table
+    assert "1 of 4 failed: data.root: there is no folder (runs/s/do=fail/log.txt)" in table
     sweep([file])
     assert len(calls("s/do=fail")) == 2
     assert len(calls("s/do=finish")) == 1
@@ -600,7 +600,8 @@ def test_a_sweep_goes_on_where_it_was_ended_in_a_fit(tmp_path):
         assert not (trial / "robustness.csv").exists()
     with start_fits(parts) as process:
         errors = process.communicate()[1].decode()
-    assert errors.splitlines()[0].startswith("[2/2] finished max_lr=0.003")
+    assert errors.splitlines()[0] == "running 1 of 2 trials"
+    assert errors.splitlines()[1].startswith("[2/2] finished max_lr=0.003")
     assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     epochs = [first_epoch(trial / f"logs/version_{part}") for part in range(4)]
     assert epochs == sorted(set(epochs))

@@ -4,13 +4,14 @@ A trial's folder holds what its command writes, `trial.json` and `log.txt`.
 """
 
 import fcntl
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -100,19 +101,27 @@ def _duration(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if seconds < 60 else f"{math.ceil(seconds / 60)} min"
 
 
-def check(trial: Trial) -> None:
-    """Let the command line read a trial's options, and run nothing.
+def check(commands: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
+    """Let the command line read the options of trials, and run nothing.
+
+    Args:
+        commands: Those of trials; other programs than blur_lightning are not asked.
+
+    Returns:
+        What `checking.read` returns.
 
     Raises:
-        InputError: It takes them not; what it says of that. Other programs are not asked.
+        InputError: One is not accepted; what the command line says of it.
     """
-    if trial.command[:3] != [INTERPRETER, "-m", "blur_lightning"]:
-        return
-    words = [sys.executable, *trial.command[1:], "--print_config"]
-    ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
+    program = [INTERPRETER, "-m", "blur_lightning"]
+    own = [[*command[3:]] for command in commands if [*command[:3]] == program]
+    if not own:
+        return []
+    words = [sys.executable, "-m", "blur_lightning.checking"]  # in this process torch would stay
+    ended = subprocess.run(words, input=json.dumps(own), capture_output=True, text=True)
     if ended.returncode:
-        text = ended.stderr.decode(errors="replace")
-        raise InputError(_said(text) or f"command: ended with status {ended.returncode}")
+        raise InputError(_said(ended.stderr) or f"command: ended with status {ended.returncode}")
+    return list(json.loads(ended.stdout.splitlines()[-1]))
 
 
 def _start(trial: Trial, threads: int, *, afresh: bool = False) -> _Running:

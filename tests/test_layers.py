@@ -35,7 +35,7 @@ LAYERS = [
     {"downloads"},
     {"doctor"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "checking"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -92,7 +92,12 @@ def test_a_trial_whose_fit_is_over_is_left_to_its_test():
 
 
 def test_what_is_left_is_told_in_seconds_below_a_minute(monkeypatch, capfd):
-    assert [trials._duration(s) for s in (0.2, 59.0, 60.0, 61.0)] == ["1 s", "59 s", "1 min", "2 min"]
+    assert [trials._duration(s) for s in (0.2, 59.0, 60.0, 61.0)] == [
+        "1 s",
+        "59 s",
+        "1 min",
+        "2 min",
+    ]
     source = (training("0.1", name=name)._replace(draw=None) for name in "ab")
     run(source, 2, jobs=1)
     lines = capfd.readouterr().err.splitlines()

@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from blur_lightning.curves import measure_of
+from blur_lightning.curves import measure_of, training_text
 from blur_lightning.diary_chart import diary_svg
 from blur_lightning.errors import InputError
 from blur_lightning.figures import inline_svg
@@ -40,25 +40,31 @@ def failures(paths: Iterable[Path], table: str) -> dict[str, str]:
     return reasons
 
 
-def paper_texts(table: str, records: Sequence[Record], reasons: dict[str, str]) -> tuple[str, str]:
+def paper_texts(
+    table: str,
+    records: Sequence[Record],
+    reasons: dict[str, str],
+    settings: Mapping[str, str] | None = None,
+) -> tuple[str, str]:
     """A table of a paper beside what was measured: for the terminal, and for the page."""
-    rows, title = compare_with_paper(table, records, reasons), experiment_text(table)
+    rows, title = compare_with_paper(table, records, reasons, settings), experiment_text(table)
     text = f"{table}: {title}\n\n{table_text(rows)}\n"
     return text, f"<h3>{escape(title)}</h3>{table_html(rows)}"
 
 
-def summaries_html(records: Sequence[Record]) -> str:
+def summaries_html(records: Sequence[Record], settings: Mapping[str, str] | None = None) -> str:
     """Curves in two numbers each, and ImageNet-C's errors where all severities were tested."""
-    return _curves(records) + _corruptions(records)
+    return _curves(records, settings or {}) + _corruptions(records, settings or {})
 
 
-def _curves(records: Sequence[Record]) -> str:
+def _curves(records: Sequence[Record], settings: Mapping[str, str]) -> str:
     """Area and half of curves, the means of the runs that repeat a curve."""
     repeats: dict[tuple[str, ...], list[Curve]] = {}
     for c in curve_records(records):
         if c.metric != "top5":
             span, name = f"{c.from_:g} to {c.to:g}", measure_of(c.metric).title
-            key = (c.dataset, c.model, c.trained_on, c.scale, name, c.family, span)
+            trained = training_text(c.trained_on, settings.get(c.run, ""))
+            key = (c.dataset, c.model, trained, c.scale, name, c.family, span)
             repeats.setdefault(key, []).append(c)
     rows = []
     for names, curves in repeats.items():
@@ -70,10 +76,11 @@ def _curves(records: Sequence[Record]) -> str:
     return _table("Accuracy over a family of blurs", heads, rows, names=7)
 
 
-def _corruptions(records: Sequence[Record]) -> str:
+def _corruptions(records: Sequence[Record], settings: Mapping[str, str]) -> str:
     runs: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        key = (record.dataset, record.model, record.trained_on, record.scale, record.run)
+        trained = training_text(record.trained_on, settings.get(record.run, ""))
+        key = (record.dataset, record.model, trained, record.scale, record.run)
         runs.setdefault(key, []).append(record)
     rows: list[tuple[str, ...]] = []
     for run, own in runs.items():
@@ -103,13 +110,14 @@ def _error(records: Sequence[Record], family: str, *, denominator: str, legacy: 
         return math.nan
 
 
-def diaries_html(folders: Iterable[Path]) -> str:
-    """What each training saw, by level of blur."""
-    files = [folder / DIARY for folder in folders if (folder / DIARY).is_file()]
+def diaries_html(folders: Mapping[str, Path]) -> str:
+    """What each training saw, by level of blur; the folders of the runs by their names."""
+    files = {name: folder / DIARY for name, folder in folders.items()}
     return "".join(
-        f'<h3>{escape(file.parent.name)}</h3><div class="panels">'
+        f'<h3>{escape(name)}</h3><div class="panels">'
         f"<figure>{inline_svg(diary_svg(file))}</figure></div>"
-        for file in files
+        for name, file in files.items()
+        if file.is_file()
     )
 
 

@@ -5,11 +5,11 @@ The same records give the same bytes.
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 from blur_lightning.curves import (
     Cell,
@@ -20,6 +20,7 @@ from blur_lightning.curves import (
     measure_of,
     sections_of,
     styles_of,
+    training_text,
     value_text,
 )
 from blur_lightning.errors import InputError
@@ -34,26 +35,12 @@ from blur_lightning.findings import (
 )
 from blur_lightning.matrix import tables_html
 from blur_lightning.pairs import noise_marks, paired_runs
-from blur_lightning.robustness import (
-    PROVENANCE,
-    RECORDS,
-    Record,
-    read_records,
-    record_files,
-    replacing,
-)
+from blur_lightning.repeats import Run, named_apart, read_runs, settings_of
+from blur_lightning.robustness import RECORDS, record_files, replacing
 from blur_lightning.serving import serve as serve_page
 from blur_lightning.wandb_report import read_place, save_report
 
 PICTURES = {".jpg": "image/jpeg", ".png": "image/png"}
-
-
-class Run(NamedTuple):
-    """What was read from a run's folder."""
-
-    folder: Path
-    records: list[Record]
-    provenance: dict[str, Any]
 
 
 def report(
@@ -118,17 +105,18 @@ def _write(
     tables: list[str],
 ) -> str:
     """Write the page and the figures that were asked for; returns the page."""
-    loaded = _load(paths, tables)
+    loaded = named_apart(_load(paths, tables))
     if not loaded and not tables:
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
-    sections = sections_of(records)
+    settings = settings_of(loaded)
+    sections = sections_of(records, settings)
     papers = ""
     for table in tables:
-        text, html = paper_texts(table, records, failures(paths, table))
+        text, html = paper_texts(table, records, failures(paths, table), settings)
         print(text)
         papers += html
-    written = {out: _page(loaded, sections, papers)}
+    written = {out: _page(loaded, settings, sections, papers)}
     if figure is not None:
         written[figure] = figure_svg(sections, figure)
     if figures is not None:
@@ -149,18 +137,7 @@ def _load(paths: Iterable[Path], tables: list[str]) -> list[Run]:
     measured = [path for path in paths if not (tables and _only_failed(path))]
     # By resolved path: a folder named beside its parent is one run, not two.
     files = {file.resolve(): file for path in measured for file in record_files(path)}
-    return [Run(f.parent, read_records(f), _provenance(f.parent)) for f in files.values()]
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    file = folder / PROVENANCE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error}); mend or remove it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: not a JSON object; mend or remove it")
-    return content
+    return read_runs(files.values())
 
 
 def _overlap(one: Cell, other: Cell) -> bool:
@@ -242,15 +219,21 @@ def _facts(value: Any) -> str:
     return "none" if value in ([], {}) else escape(str(value))
 
 
-def _page(runs: list[Run], sections: list[Section], papers: str) -> str:
+def _page(
+    runs: list[Run], settings: Mapping[str, str], sections: list[Section], papers: str
+) -> str:
     styles = styles_of(sections)
     pairs = paired_runs([run.folder for run in runs]) if len(runs) > 1 else []
-    marks = noise_marks(pairs)
+    marks = noise_marks(pairs, [run.name for run in runs])
     sections = [section.marked(marks) for section in sections]
     records = [record for run in runs for record in run.records]
     every = [item for section in sections for item in section.lines.items()]
-    names = [(run.records[0].run, run.records[0].trained_on) for run in runs]
+    trained = [training_text(run.records[0].trained_on, settings.get(run.name, "")) for run in runs]
+    names = [(run.name, text) for run, text in zip(runs, trained, strict=True)]
     places = {name: i for i, (name, _) in reversed([*enumerate(names)])}
+    folders = {
+        f"{name} ({text})": run.folder for run, (name, text) in zip(runs, names, strict=True)
+    }
     scripts, policy = scripts_html(page_data(sections, styles, names, pairs))
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     parts = {
@@ -258,9 +241,9 @@ def _page(runs: list[Run], sections: list[Section], papers: str) -> str:
         "summary": _summary([_sentence(line, c, styles[line].label) for line, c in every]),
         "curves": "".join(curves_html(section, styles) for section in sections) or NONE,
         "tables": tables_html(sections, places),
-        "summaries": summaries_html(records) or NONE,
+        "summaries": summaries_html(records, settings) or NONE,
         "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",
-        "diaries": diaries_html(run.folder for run in runs) or NONE,
+        "diaries": diaries_html(folders) or NONE,
         "examples": "".join(_examples(runs, section) for section in sections) or NONE,
         "origins": "".join(_origin(i, run) for i, run in enumerate(runs)),
         "scripts": scripts,

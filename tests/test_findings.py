@@ -98,14 +98,15 @@ def test_an_unknown_paper_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_runs_without_a_diary_have_no_chart(tmp_path):
-    assert diaries_html([tmp_path]) == ""
+    assert diaries_html({"run": tmp_path}) == ""
 
 
 def test_a_diary_is_drawn_as_a_part_of_the_page(tmp_path):
     columns = "epoch,family,level_low,level_high,n,top1,low,high,loss,loss_low,loss_high"
     rows = [f"0,disk,{r},{r},50,0.5,0.4,0.6,1.0,0.9,1.1" for r in (2.0, 4.0)]
     (tmp_path / "diary.csv").write_text("\n".join([columns, *rows, ""]))
-    html = diaries_html([tmp_path])
+    html = diaries_html({"<run>": tmp_path})
+    assert "<h3>&lt;run&gt;</h3>" in html
     assert "<svg" in html
     assert "<?xml" not in html
     assert "currentColor" in html

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blur_lightning.robustness import Record
+from blur_lightning.rounding import rounded
 
 
 class Measure(NamedTuple):
@@ -197,7 +198,7 @@ def title(measure: Measure) -> str:
 
 def value_text(value: float, measure: Measure) -> str:
     """A record's value in its unit."""
-    return f"{value * measure.factor:.{measure.digits}f}"
+    return rounded(value * measure.factor, measure.digits)
 
 
 def styles_of(sections: list[Section]) -> dict[Line, Style]:

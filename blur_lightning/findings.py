@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from blur_lightning.curves import measure_of, training_text
 from blur_lightning.diary_chart import diary_svg
@@ -19,10 +20,13 @@ from blur_lightning.measures import (
     curve_records,
     mean_corruption_error,
 )
+from blur_lightning.outcomes import LOG, OUTCOME, listed
 from blur_lightning.published import compare_with_paper, experiment_text, table_html, table_text
 from blur_lightning.robustness import Record
+from blur_lightning.rounding import rounded
 
-TRIAL, DIARY = "trial.json", "diary.csv"
+DIARY = "diary.csv"
+_FACTS = ("status", "error", "command", "parameters")  # of a trial
 _NETWORK = ("data", "network", "trained on", "scale")
 
 
@@ -30,14 +34,38 @@ def failures(paths: Iterable[Path], table: str) -> dict[str, str]:
     """Errors of failed trials of a paper's sweeps, by the blur to train on; "" is any."""
     paper = f"experiments/{table.split('_')[0]}"  # of vasiljevic2016_table3: tables share runs
     reasons: dict[str, str] = {}
-    for file in (file for path in paths if path.is_dir() for file in sorted(path.rglob(TRIAL))):
+    for trial in _trials(paths).values():
+        if trial["status"] == "failed" and any(paper in w for w in trial["command"]):
+            reasons.setdefault(str(trial["parameters"].get("data.blur", "")), trial["error"])
+    return reasons
+
+
+def _trials(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
+    """What the trials of sweeps say below some folders, by their folders."""
+    trials: dict[Path, dict[str, Any]] = {}
+    for file in (file for path in paths if path.is_dir() for file in sorted(path.rglob(OUTCOME))):
         try:
             trial = json.loads(file.read_text(encoding="utf-8"))
-            if trial["status"] == "failed" and any(paper in w for w in trial["command"]):
-                reasons.setdefault(str(trial["parameters"].get("data.blur", "")), trial["error"])
-        except (ValueError, KeyError, OSError, AttributeError) as error:
+            trials[file.parent] = {key: trial[key] for key in _FACTS}
+        except (ValueError, LookupError, OSError, TypeError) as error:
             raise InputError(f"{file}: no record of a trial ({error}); remove it") from error
-    return reasons
+    return trials
+
+
+def unfinished(paths: Iterable[Path]) -> list[str]:
+    """A line for the trials below some folders that were pruned, for each error, and for others."""
+    folders: dict[str, list[Path]] = {}
+    trials = _trials(paths)
+    for folder, trial in trials.items():
+        if trial["status"] == "failed":
+            folders.setdefault(f"failed: {trial['error']}", []).append(folder / LOG)
+        elif trial["status"] != "finished":
+            word = "pruned" if trial["status"] == "pruned" else "not finished"
+            folders.setdefault(word, []).append(folder)
+    return [
+        f"{len(found)} of {len(trials)} trials {word} ({listed([*map(str, found)])})"
+        for word, found in folders.items()
+    ]
 
 
 def paper_texts(
@@ -69,9 +97,9 @@ def _curves(records: Sequence[Record], settings: Mapping[str, str]) -> str:
     rows = []
     for names, curves in repeats.items():
         halves = [curve.half for curve in curves if curve.half is not None]
-        half = f"{fmean(halves):.2f}" if len(halves) == len(curves) else "beyond"
+        half = rounded(fmean(halves), 2) if len(halves) == len(curves) else "beyond"
         area = fmean(curve.area for curve in curves)
-        rows.append((*names, str(len(curves)), f"{100 * area:.1f}", half))
+        rows.append((*names, str(len(curves)), rounded(100 * area, 1), half))
     heads = [*_NETWORK, "metric", "blur", "range", "runs", "area (%)", "half at"]
     return _table("Accuracy over a family of blurs", heads, rows, names=7)
 
@@ -93,7 +121,7 @@ def _corruptions(records: Sequence[Record], settings: Mapping[str, str]) -> str:
                 if any(not math.isnan(figure) for figure in figures):
                     mean = mean_corruption_error(own, denominator=denominator, legacy=legacy)
                     variant = "as the reference" if legacy else "mended"
-                    texts = ("" if math.isnan(f) else f"{100 * f:.1f}" for f in (*figures, mean))
+                    texts = ("" if math.isnan(f) else rounded(100 * f, 1) for f in (*figures, mean))
                     rows.append((*run, variant, denominator, *texts))
     families = [name.removesuffix("_blur") for name in BLURS_OF_IMAGENET_C]
     title = "Corruption errors of ImageNet-C's blurs (%, AlexNet is 100)"

@@ -11,6 +11,7 @@ import yaml
 
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import RECORDS, read_records, replacing
+from blur_lightning.rounding import rounded
 
 RUNS, OUTCOME, LOG = Path("runs"), "trial.json", "log.txt"
 FOLDER = "trainer.default_root_dir"
@@ -78,7 +79,7 @@ def listed(names: Sequence[str]) -> str:
 
 def _value_text(trial: Trial, found: Outcome) -> str:
     value = final_value(trial, found) if found.get("status") in DONE else None
-    return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
+    return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 else rounded(value, 4)
 
 
 def final_value(trial: Trial, found: Outcome) -> float | None:

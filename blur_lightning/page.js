@@ -9,8 +9,12 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// As rounding.py does it: halves away from 0, and no zero is negative.
+const rounded = (value, digits) =>
+  (value * (1 + 1e-12)).toFixed(digits).replace(/^-(?=[0.]+$)/, "");
+
 const written = (value, measure, more = 0) =>
-  isNumber(value) ? (value * measure.factor).toFixed(measure.digits + more) : String(value ?? "");
+  isNumber(value) ? rounded(value * measure.factor, measure.digits + more) : String(value ?? "");
 
 function interval(low, high, measure, more = 0) {
   return low === null ? "" : `${written(low, measure, more)}–${written(high, measure, more)}`;
@@ -213,7 +217,7 @@ function choosePairs() {
 function compare() {
   const pair = data.pairs[at("pair").value];
   const head = ["metric", "blur", "n", data.runs[pair.run].name, data.runs[pair.other].name,
-    "difference", "95 % interval", "p", "p (Holm)", "beyond noise"];
+    "difference", "95 % interval", "p", "p (Holm)", "within noise"];
   const rows = pair.rows.map((row) => {
     const [metric, blur, n, first, other, difference, low, high, p, holm, noise] = row;
     const measure = data.measures.find((m) => m.metric === metric)
@@ -223,7 +227,7 @@ function compare() {
     const small = (p) => p === null ? "" : p < 0.0001 ? "< 0.0001" : p.toPrecision(2);
     const texts = [n.toLocaleString("en"), written(first, measure), written(other, measure),
       signed(difference), `${signed(low)} to ${signed(high)}`, small(p), small(holm),
-      noise ? "no" : difference > 0 ? "▲ yes" : "▼ yes"];
+      noise ? "yes" : difference > 0 ? "no ▲" : "no ▼"];
     const names = [measure.title, blur].map((text) => make("th", { scope: "row" }, text));
     return make("tr", {}, ...names, ...texts.map((text) => make("td", {}, String(text))));
   });

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from blur_lightning import curves
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import Record
+from blur_lightning.rounding import rounded
 
 _VASILJEVIC = "Vasiljevic, Chakrabarti and Shakhnarovich 2016, arXiv:1611.05760"
 _KIM = "Kim, Kim and Han, Image Classification of Blurred Images Without Deblurring"
@@ -220,7 +221,7 @@ def _texts(row: Row) -> list[str]:
     digits = 4 if factor == 1 else 2  # as many as the papers print
 
     def number(value: float, sign: str = "") -> str:
-        return f"{value * factor:{sign}.{digits}f}"
+        return rounded(value * factor, digits, sign=sign)
 
     blur = f"{cell.condition} ({cell.note})" if cell.note else cell.condition
     metric = curves.title(curves.measure_of(cell.metric))

@@ -5,6 +5,7 @@ The same records give the same bytes.
 
 import base64
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -12,12 +13,14 @@ from string import Template
 from typing import Any
 
 from blur_lightning.curves import (
+    MEASURES,
     Cell,
     Cells,
     Line,
     Section,
     main_metric,
     measure_of,
+    metrics_of,
     sections_of,
     styles_of,
     training_text,
@@ -27,13 +30,14 @@ from blur_lightning.errors import InputError
 from blur_lightning.explorer import library, page_data, scripts_html
 from blur_lightning.figures import DRAWN, curves_html, figure_svg, write_figures
 from blur_lightning.findings import (
-    TRIAL,
     diaries_html,
     failures,
     paper_texts,
     summaries_html,
+    unfinished,
 )
 from blur_lightning.matrix import tables_html
+from blur_lightning.outcomes import OUTCOME
 from blur_lightning.pairs import noise_marks, paired_runs
 from blur_lightning.repeats import Run, named_apart, read_runs, settings_of
 from blur_lightning.robustness import RECORDS, record_files, replacing
@@ -61,7 +65,8 @@ def report(
 
     Args:
         runs: Folders of test runs, searched for robustness.csv at any depth, or such files.
-        out: The page to write; ends in .html. Only --wandb does without one.
+        out: The page to write; ends in .html. --figure, --figures, --paper, --serve and --wandb do
+            without one.
         figure: Also write the top-1 curves as a picture of their own; ends in .svg.
         figures: Folder for every curve as PNG and PDF, as wide as a journal's column.
         paper: A table of a paper, or a list of them, to show beside what was measured, e.g.
@@ -73,8 +78,7 @@ def report(
             (wandb login) and pip install 'blur_lightning[wandb-reports]'; prints the address.
     """
     place = read_place(wandb) if wandb is not None else None
-    page_only = figure or figures or paper or serve
-    if out is None and (place is None or page_only):
+    if not (out or figure or figures or paper or serve or place):
         raise InputError("--out: none; name the page to write, e.g. --out page.html")
     for path, suffix in ((out, ".html"), (figure, ".svg")):
         if path is not None and path.suffix != suffix:  # a slip must not replace a run's records
@@ -83,40 +87,49 @@ def report(
     tables = [paper] if isinstance(paper, str) else paper or []
     if place is not None:
         print(save_report({run.folder: run.records for run in _load(runs, tables)}, place))
-    if out is None:
-        return
-    page = out
+    said: list[str] = []
 
     def write() -> str:
-        return _write(runs, out=page, figure=figure, figures=figures, tables=tables)
+        page, remarks = _write(runs, out, figure, figures, tables, serve=serve)
+        for remark in remarks:
+            if remark not in said:  # of a page that is served, once
+                print(remark, file=sys.stderr)
+        said.extend(remarks)
+        return page
 
     if serve:
         serve_page(runs, write, port=port)
-    else:
+    elif out or figure or figures or tables:
         write()
 
 
 def _write(
     paths: list[Path],
-    *,
-    out: Path,
+    out: Path | None,
     figure: Path | None,
     figures: Path | None,
     tables: list[str],
-) -> str:
-    """Write the page and the figures that were asked for; returns the page."""
+    *,
+    serve: bool,
+) -> tuple[str, list[str]]:
+    """Write the page and the figures that were asked for; the page, and what it leaves out."""
     loaded = named_apart(_load(paths, tables))
     if not loaded and not tables:
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
     settings = settings_of(loaded)
     sections = sections_of(records, settings)
-    papers = ""
+    papers, page = "", ""
     for table in tables:
         text, html = paper_texts(table, records, failures(paths, table), settings)
         print(text)
         papers += html
-    written = {out: _page(loaded, settings, sections, papers)}
+    remarks = [*unfinished(paths), *_unknown(sections)]
+    written: dict[Path, str] = {}
+    if out is not None or serve:
+        page = _page(loaded, settings, sections, papers, remarks)
+    if out is not None:
+        written[out] = page
     if figure is not None:
         written[figure] = figure_svg(sections, figure)
     if figures is not None:
@@ -124,12 +137,18 @@ def _write(
     for path, text in written.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return written[out]
+    return page, remarks
+
+
+def _unknown(sections: list[Section]) -> list[str]:
+    """A line for the metrics that have neither a unit nor a title here."""
+    unknown = [metric for metric in metrics_of(sections) if metric not in MEASURES]
+    return [f"unknown metrics are shown as plain numbers: {', '.join(unknown)}"] if unknown else []
 
 
 def _only_failed(path: Path) -> bool:
     """Whether a folder holds trials of a sweep and no record."""
-    return path.is_dir() and not any(path.rglob(RECORDS)) and any(path.rglob(TRIAL))
+    return path.is_dir() and not any(path.rglob(RECORDS)) and any(path.rglob(OUTCOME))
 
 
 def _load(paths: Iterable[Path], tables: list[str]) -> list[Run]:
@@ -220,7 +239,11 @@ def _facts(value: Any) -> str:
 
 
 def _page(
-    runs: list[Run], settings: Mapping[str, str], sections: list[Section], papers: str
+    runs: list[Run],
+    settings: Mapping[str, str],
+    sections: list[Section],
+    papers: str,
+    remarks: list[str],
 ) -> str:
     styles = styles_of(sections)
     pairs = paired_runs([run.folder for run in runs]) if len(runs) > 1 else []
@@ -245,6 +268,7 @@ def _page(
         "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",
         "diaries": diaries_html(folders) or NONE,
         "examples": "".join(_examples(runs, section) for section in sections) or NONE,
+        "remarks": "".join(f'<p class="note">{escape(remark)}.</p>' for remark in remarks),
         "origins": "".join(_origin(i, run) for i, run in enumerate(runs)),
         "scripts": scripts,
     }

@@ -13,6 +13,7 @@ from chromium import PROGRAM, browser
 from blur_lightning import explorer
 from blur_lightning.report import report
 from blur_lightning.robustness import Record, read_records, write_run
+from blur_lightning.rounding import rounded
 from blur_lightning.serving import ReportServer
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium")
@@ -34,8 +35,8 @@ def tab(tmp_path_factory):
 
 
 def make_run(folder, *, gain=0.0, trained_on="original", model="net", seed=0):
-    """A run on 40 images; its top-1 is worse by .1 for every blur in the list."""
-    count = 40
+    """A run on 80 images; its top-1 is worse by .1 for every blur in the list."""
+    count = 80  # in % many values end in 25 or 75
     draws = np.random.default_rng(7).random((len(BLURS), count))  # the same images are hard
     records, right = [], []
     for i, blur in enumerate(BLURS):
@@ -123,7 +124,7 @@ def test_the_numbers_below_a_chart_are_those_of_the_records(page):
         (f"net ({r.trained_on})", r.condition): [
             f"{100 * r.value:.3f} %",
             f"{100 * r.low:.3f}-{100 * r.high:.3f}".replace("-", "\N{EN DASH}"),
-            "40",
+            "80",
             r.run,
         ]
         for r in records
@@ -231,13 +232,17 @@ def test_the_download_holds_the_records_exactly(page):
 
 
 def test_two_runs_are_compared_with_significance(page):
-    tab, _ = page
+    tab, records = page
     rows = tab.run(
         "[...document.querySelectorAll('#differences tbody tr')]"
         ".map(row => [...row.cells].map(cell => cell.textContent))"
     )
     assert [row[1] for row in rows] == [name for name, _, _ in BLURS]
-    assert {row[-1] for row in rows} == {"▼ yes"}
+    assert {row[-1] for row in rows} == {"no ▼"}
+    for name, column in (("first", 3), ("second", 4)):
+        own = [r.value for r in records if (r.run, r.metric) == (name, "top1")]
+        assert [row[column] for row in rows] == [rounded(100 * value, 1) for value in own]
+        assert any(f"{100 * value:.1f}" != rounded(100 * value, 1) for value in own)
     first, other, difference = (float(text.replace("\N{MINUS SIGN}", "-")) for text in rows[0][3:6])
     assert difference == pytest.approx(other - first, abs=0.11)
 

@@ -10,7 +10,7 @@ import blur_lightning
 ROOT = Path(blur_lightning.__file__).parent
 # Lower layers first; the parts of a layer never import one another.
 LAYERS = [
-    {"errors", "__init__"},
+    {"errors", "rounding", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
     {"tested"},
@@ -95,7 +95,7 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts", "outcomes", "repeats")
+    light += ("pair_layouts", "outcomes", "repeats", "rounding")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -142,8 +142,7 @@ def diaries_html(folders: Mapping[str, Path]) -> str:
     """What each training saw, by level of blur; the folders of the runs by their names."""
     files = {name: folder / DIARY for name, folder in folders.items()}
     return "".join(
-        f'<h3>{escape(name)}</h3><div class="panels">'
-        f"<figure>{inline_svg(diary_svg(file))}</figure></div>"
+        f'<h3>{escape(name)}</h3><figure class="own">{inline_svg(diary_svg(file))}</figure>'
         for name, file in files.items()
         if file.is_file()
     )

@@ -193,6 +193,51 @@ def test_hovering_a_point_tells_its_number(page):
     assert "first" in text
 
 
+def test_curves_that_coincide_are_both_seen_and_named(tmp_path, tab):
+    runs = [make_run(tmp_path / name, trained_on=name) for name in ("D1", "D2")]
+    runs.append(make_run(tmp_path / "D3", trained_on="D3", gain=-0.2))
+    report(runs, out=tmp_path / "page.html")
+    tab.open((tmp_path / "page.html").as_uri())
+    marks = "[...document.querySelectorAll('#chart .mark-symbol path')]"
+    sizes = tab.run(f"{marks}.map(mark => Math.round(mark.getBBox().width))")
+    assert [size > sizes[-1] for size in sizes] == [True] * 3 + [False] * 6
+    dashes = (
+        "[...document.querySelectorAll('#chart .mark-line path')]"
+        ".map(line => line.getAttribute('stroke-dasharray'))"
+    )
+    assert sorted(tab.run(dashes)) == ["1,0", "1,0", "7,7"]
+    place = tab.run(
+        "document.getElementById('chart').scrollIntoView();"
+        f"const box = {marks}[1].getBoundingClientRect();"
+        "[box.x + box.width / 2, box.y + box.height / 2]"
+    )
+    for shift in (5, 0):
+        tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0] + shift, y=place[1])
+    text = tab.wait("document.querySelector('#vg-tooltip-element.visible')?.textContent")
+    assert "net (D1); net (D2)" in text
+    assert tab.errors == []
+    tab.run("document.querySelectorAll('#keys input')[0].click()")
+    settle(tab)
+    assert tab.run(dashes) == ["1,0", "1,0"]
+
+
+def test_a_data_set_offers_the_metrics_that_it_has(tmp_path, tab):
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    for run, metric, dataset in zip(runs, ("top5", "psnr"), ("photos", "scenes"), strict=True):
+        file = run / "robustness.csv"
+        text = file.read_text().replace(",entropy,", f",{metric},")
+        file.write_text(text.replace(",photos,", f",{dataset},"))
+    report(runs, out=tmp_path / "page.html")
+    tab.open((tmp_path / "page.html").as_uri())
+    offered = "[...document.querySelectorAll('#metric label')].map(label => label.textContent)"
+    assert tab.run(offered) == ["top-1 (%)", "top-5 (%)"]
+    choose(tab, "metric", "top-5 (%)")
+    choose(tab, "dataset", "scenes")
+    assert tab.run(offered) == ["top-1 (%)", "PSNR (dB)"]
+    assert numbers(tab)[0][2].endswith(" %")  # top-5 is none of its own
+    tab.run("sessionStorage.clear()")
+
+
 def test_axes_become_logarithmic(page):
     tab, _ = page
     ticks = (

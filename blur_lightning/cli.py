@@ -139,6 +139,11 @@ def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
         status, line = 130, "interrupted; no file was left half-written"
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("blur_lightning"):
+            raise
+        status, line = 2, f"{error.name} is missing in this Python; activate the environment "
+        line += "(. .venv/bin/activate) or make it (make install)"
     except Exception as error:
         problem = _problem(error, words)
         if problem is None:

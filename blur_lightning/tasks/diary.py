@@ -22,6 +22,7 @@ from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.blur.families import family_of
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import replacing, wilson_interval
+from blur_lightning.rounding import rounded
 
 TABLE, SUMMARY = "diary.parquet", "diary.csv"
 # Chosen here: so many parameters are told apart, more fall into so many bins.
@@ -66,7 +67,8 @@ class Level(NamedTuple):
         """In words, for the terminal."""
         ends = [f" {end:g}" for end in (self.level_low, self.level_high) if end is not None]
         level = self.family + " to".join(dict.fromkeys(ends))
-        return f"{level} (loss {self.loss:.3f}, top-1 {100 * self.top1:.1f} %, n = {self.n:,})"
+        loss, top1 = rounded(self.loss, 3), rounded(100 * self.top1, 1)
+        return f"{level} (loss {loss}, top-1 {top1} %, n = {self.n:,})"
 
 
 class BlurDiary:

@@ -17,7 +17,7 @@ LAYERS = [
     {"measures", "comparison", "metrics", "image_quality"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
-    {"findings", "matrix"},
+    {"findings", "matrix", "segmentations"},
     {"report", "copies", "trials"},
     {"tracking"},
     {"trainer"},
@@ -86,7 +86,7 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts",)
+    light += ("pair_layouts", "segmentations")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -121,7 +121,7 @@ def _table(name: str, key: str, section: Section, cells: Cells) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "<td>-</td>"
-    value, low, high = (value_text(x or 0, _SHARE) for x in (cell.value, cell.low, cell.high))
+    value, low, high = (value_text(x or 0.0, _SHARE) for x in (cell.value, cell.low, cell.high))
     return (
         f'<td style="--v:{100 * cell.value:.0f}%">{value} '
         f"<small>{low}\N{EN DASH}{high}</small></td>"
@@ -169,7 +169,7 @@ def trimap_svg(section: Section, styles: Mapping[Line, Style]) -> str:
 def _curve(cells: Cells, blur: str, widths: Sequence[int]) -> list[list[float]]:
     """Widths, and the values there with both ends of their intervals, in percent."""
     known = [(width, cells[blur, str(width)]) for width in widths if (blur, str(width)) in cells]
-    ends = [[float(width), *(100 * (y or 0) for y in cell[:3])] for width, cell in known]
+    ends = [[float(width), *(100 * (y or 0.0) for y in cell[:3])] for width, cell in known]
     return [[*column] for column in zip(*ends, strict=True)]
 
 

@@ -19,7 +19,7 @@ from blur_lightning.segmentations import (
 )
 
 BLURS = {"sharp": 0.0, "D4": 4.0}
-CLASSES = {"ground": 0.9, "unicorn": math.nan, "wheat": 0.4}  # no image has a unicorn
+CLASSES = {"ground": 0.9, "unicorn": math.nan, "wheat": 0.4, "weed": 0.1}  # no image has a unicorn
 WIDTHS = {"1": 0.5, "2": 0.6, "4": 0.8}
 
 
@@ -70,6 +70,7 @@ def test_the_tables_hold_the_shares_of_each_class_and_width(tmp_path):
         ["class", "sharp", "D4"],
         ["ground", "90.0 88.0-93.0", "80.0 78.0-83.0"],
         ["wheat", "40.0 38.0-43.0", "30.0 28.0-33.0"],
+        ["weed", "10.0 8.0-13.0", "0.0 -2.0-3.0"],
         ["width", "sharp", "D4"],
         ["1", "50.0 48.0-53.0", "40.0 38.0-43.0"],
         ["2", "60.0 58.0-63.0", "50.0 48.0-53.0"],

@@ -1,5 +1,9 @@
 import csv
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +181,15 @@ def test_a_mistake_is_one_line(command, capsys, words, message):
     assert re.search(message, line), line
 
 
+def test_a_list_of_classes_that_the_network_does_not_fit_is_named(command, tmp_path, capsys):
+    path = tmp_path / "voc/classes.txt"
+    path.write_text("".join(f"class {number}\n" for number in range(25)))
+    for verb in ("fit", "test", "predict"):
+        assert command(verb, "--trainer.max_epochs", 1) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"the 25 classes of {path}; for segmentation_models_pytorch add" in line
+
+
 def test_data_without_masks_is_refused(command, capsys):
     words = ["--data", "blur_lightning.data.ScenesDataModule", "--data.test_count", "4"]
     words += ["--model.net.classes", "10"]
@@ -257,3 +270,48 @@ def test_photographs_without_masks_and_classes_are_predicted_on(command, tmp_pat
     assert len(list((out / "predictions/D3").iterdir())) == 5
     line = (out / "predictions.csv").read_text().splitlines()[1]
     assert len(line.split(",")[-1].split()) == 5
+
+
+def test_a_crop_is_not_stretched_to_the_map_of_a_photograph(command, tmp_path, capsys):
+    words = ["--data", "blur_lightning.data.PhotosDataModule", "--data.capture.crop", 24]
+    words += ["--data.root", tmp_path / "voc/JPEGImages", "--data.capture.canonical", 30]
+    assert command("predict", *words, "--data.capture.scale", 30) == 2
+    assert "data.capture.crop: a label map" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def peak_memory(shape, out, *words):
+    """Most MiB that a process takes to predict on a photograph of a shape."""
+    out.mkdir()
+    image = Image.radial_gradient("L").resize(shape[::-1]).convert("RGB")
+    image.save(out / "photograph.png", compress_level=1)
+    command = [sys.executable, "-m", "blur_lightning", "predict"]
+    command += ["--config", "experiments/base.yaml"]
+    command += [
+        "--model",
+        "blur_lightning.tasks.SegmentationTask",
+        "--model.net",
+        "nets.PixelColour",
+    ]
+    command += ["--model.net.classes", "100", "--trainer.default_root_dir", str(out)]
+    command += ["--data", "experiments/data/photos_native.yaml", "--data.root", str(out)]
+    command += ["--trainer.accelerator", "cpu", "--trainer.logger", "false", *words]
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    with (out / "log.txt").open("w") as log:
+        environment = os.environ | {"PYTHONPATH": paths}
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, (out / "log.txt").read_text()
+    with Image.open(out / "predictions/sharp/photograph.png") as labels:
+        assert labels.size == shape[::-1]
+    return usage.ru_maxrss / 1024
+
+
+@pytest.mark.slow
+def test_tiles_bound_the_memory_of_a_large_photograph(tmp_path):
+    """What is left to grow is the photograph itself; logits alone would be 400 bytes a pixel."""
+    tiles = ["--model.tile", "320", "--model.overlap", "32", "--data.num_workers", "0"]
+    small = peak_memory((600, 800), tmp_path / "small", *tiles)
+    large = peak_memory((1200, 1600), tmp_path / "large", *tiles)
+    assert (large - small) * 2**20 < 100 * (1200 * 1600 - 600 * 800)

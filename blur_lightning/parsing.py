@@ -89,7 +89,7 @@ def _key_and_reason(report: str) -> tuple[str, str]:
                 keys
             ), f"{missing[1]} is neither a file nor a class that can be imported"
         elif line.startswith("Subtypes:") and not any(
-            "Parser key" in x for x in lines[number + 1 :]
+            "Parser key" in x or "are required:" in x for x in lines[number + 1 :]
         ):
             value = re.search(r"Given value: (.*)", report)
             types = line.removeprefix("Subtypes: [").removesuffix("]")

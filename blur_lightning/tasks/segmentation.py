@@ -152,7 +152,8 @@ class SegmentationTask(Task):
         truth = _truth(batch)
         if bool((truth == VOID).all()):  # no pixel has a loss
             return None
-        loss: Tensor = self.loss(self(batch["image"]), truth)
+        # Some losses mix bfloat16 with their own numbers (smp 0.5: LovaszLoss).
+        loss: Tensor = self.loss(self(batch["image"]).float(), truth)
         self.check_loss(loss, batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss

@@ -24,15 +24,16 @@ class OneLineErrors:
         """Raise the report; the parsers of the arguments above this one wrap it in theirs."""
         raise ParseError(message)
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
         """Parse words; null stays null where a class is an argument of another one.
 
         jsonargparse 4.53 reads it there, and hands it on to the parser of the inner class as the
         word None, which passes for a text.
         """
-        if args is not None:
-            args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
-        return super().parse_args(args, *others, **options)  # type: ignore[misc]
+        if arguments and arguments[0] is not None:
+            words = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in arguments[0]]
+            arguments = (words, *arguments[1:])
+        return super().parse_args(*arguments, **options)  # type: ignore[misc]
 
 
 class OneLineErrorParser(OneLineErrors, ArgumentParser):

@@ -59,7 +59,10 @@ def read_shares(path: Path, key: str, records: Sequence[Record]) -> list[Record]
             rows = list(csv.DictReader(stream, strict=True))
         return [
             conditions[row["condition"]]._replace(
-                metric=row[key], **{name: float(row[name]) for name in ("value", "low", "high")}
+                metric=row[key],
+                value=float(row["value"]),
+                low=float(row["low"]),
+                high=float(row["high"]),
             )
             for row in rows
         ]

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from pyarrow import parquet
-from small_voc import VAL, write_voc
+from small_voc import VAL, labels, write_image, write_list, write_mask, write_voc
 
 from blur_lightning.cli import main
 from blur_lightning.comparison import compare
@@ -187,6 +188,68 @@ def test_a_mistake_is_one_line(command, capsys, words, message):
     assert command("test", *words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, line), line
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+IMAGE, MASK = f"JPEGImages/{VAL[0]}.jpg", f"SegmentationClass/{VAL[0]}.png"
+DAMAGES = [
+    (MASK, Path.unlink, "missing, the mask of a listed image"),
+    (MASK, lambda path: write_mask(path, labels(0, (20, 44))), "a mask of 44x20 pixels, but its"),
+    (MASK, lambda path: write_mask(path, labels(0) + np.uint8(1)), "label 21 is none of the 21"),
+    (
+        MASK,
+        lambda path: Image.fromarray(np.full((30, 44, 3), 9, np.uint8)).save(path),
+        r"colour \(9, 9, 9\) is not in VOC's palette",
+    ),
+    (MASK, truncate, "cannot be read as a mask"),
+    (IMAGE, truncate, "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_what_is_wrong_with_an_image_or_its_mask_is_one_line(
+    command, tmp_path, capsys, name, damage, message
+):
+    path = tmp_path / "voc" / name
+    damage(path)
+    assert command("test") == 2
+    lines = capsys.readouterr().err
+    assert "Traceback" not in lines
+    assert re.match(f"error: {path}: {message}", lines.strip().splitlines()[-1])
+
+
+def test_images_that_cannot_be_used_are_left_out_counted_and_listed(command, tmp_path):
+    names = [f"2009_{number:06}" for number in range(len(DAMAGES))]
+    write_list(tmp_path / "voc/ImageSets/Segmentation/val.txt", [*VAL, *names])
+    for number, (name, (place, damage, _)) in enumerate(zip(names, DAMAGES, strict=True)):
+        write_image(tmp_path / f"voc/JPEGImages/{name}.jpg", number)
+        write_mask(tmp_path / f"voc/SegmentationClass/{name}.png", labels(number))
+        damage(tmp_path / "voc" / place.replace(VAL[0], name))
+    out = command("test", "--data.skip_unreadable", "true")
+    assert {record.n for record in read_records(out)} == {len(VAL)}
+    listed = json.loads((out / "provenance.json").read_text())["data"]["unreadable"]
+    assert len(listed) == len(names)
+    for name, (_, _, message) in zip(names, DAMAGES, strict=True):
+        assert sum(bool(re.search(f"{name}.*{message}", line)) for line in listed) == 1
+
+
+def test_masks_in_vocs_colours_give_the_values_of_their_labels(command, tmp_path):
+    plain = read_records(command("test", out=tmp_path / "run"))
+    for number, name in enumerate(VAL):
+        write_mask(tmp_path / f"voc/SegmentationClass/{name}.png", labels(number), "RGB")
+    assert read_records(command("test", out=tmp_path / "coloured/run")) == plain
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")])
+def test_a_split_without_images_is_one_line(command, tmp_path, capsys, damage):
+    path = tmp_path / "voc/ImageSets/Segmentation/val.txt"
+    damage(path)
+    for verb in ("fit", "predict"):
+        assert command(verb) == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"error: {path}: ")
 
 
 def test_a_list_of_classes_that_the_network_does_not_fit_is_named(command, tmp_path, capsys):

@@ -99,3 +99,4 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps \
 		--out experiments/results/segment_stamps_claims.csv --records experiments/results/segment_stamps.csv
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html --figure docs/segment_stamps.svg
+	$(VENV)/bin/python benchmarks/gap.py --out experiments/results/segmentation_gap.csv

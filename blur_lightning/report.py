@@ -41,6 +41,7 @@ from blur_lightning.outcomes import OUTCOME
 from blur_lightning.pairs import noise_marks, paired_runs
 from blur_lightning.repeats import Run, named_apart, read_runs, settings_of
 from blur_lightning.robustness import RECORDS, record_files, replacing
+from blur_lightning.segmentations import legend_html, segmentations_html
 from blur_lightning.serving import serve as serve_page
 from blur_lightning.wandb_report import read_place, save_report
 
@@ -203,8 +204,16 @@ def _examples(runs: list[Run], section: Section) -> str:
         shown = [name for name in section.conditions if name in pictures]
         if shown and any(record.dataset == section.dataset for record in run.records):
             strips = "".join(_strip(name, pictures[name]) for name in shown)
-            return f'<h3>{escape(section.dataset)}</h3><div class="strips">{strips}</div>'
+            legend = legend_html(run.folder, run.records, width=_boundary_width(run))
+            return f'<h3>{escape(section.dataset)}</h3>{legend}<div class="strips">{strips}</div>'
     return ""
+
+
+def _boundary_width(run: Run) -> object:
+    try:
+        return run.provenance["config"]["model"]["init_args"]["boundary_width"]
+    except (KeyError, TypeError):  # a run of another program, or of another version
+        return "some"
 
 
 def _strip(condition: str, file: Path) -> str:
@@ -264,6 +273,7 @@ def _page(
         "summary": _summary([_sentence(line, c, styles[line].label) for line, c in every]),
         "curves": "".join(curves_html(section, styles) for section in sections) or NONE,
         "tables": tables_html(sections, places),
+        "segmentations": segmentations_html({run.folder: run.records for run in runs}, styles),
         "summaries": summaries_html(records, settings) or NONE,
         "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",
         "diaries": diaries_html(folders) or NONE,

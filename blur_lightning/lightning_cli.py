@@ -181,9 +181,8 @@ class AnalysisCLI(BlurLightningCLI):
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
         trainer = self.config[str(self.subcommand)].trainer
-        if trainer.devices not in ("auto", "1", 1):
-            raise InputError("trainer.devices: an analysis runs in one process; leave it out")
-        trainer.devices = 1
+        if trainer.devices == "auto":
+            trainer.devices = 1
 
     def before_invariance(self) -> None:
         """Look at the checkpoints before data is read."""

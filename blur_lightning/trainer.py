@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from typing_extensions import override
 
 from blur_lightning.analysis import InvarianceAnalysis
+from blur_lightning.errors import InputError
 from blur_lightning.tasks import Task
 from blur_lightning.tracking import Tracker
 
@@ -137,6 +138,8 @@ class Trainer(lightning.Trainer):
                 network as it is configured.
             image: Place of the image whose heat maps are drawn, 0 or more.
         """
+        if self.world_size > 1:
+            raise InputError("trainer.devices: an analysis runs in one process; leave it out")
         names = [layers] if isinstance(layers, str) else layers
         files = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
         self.loggers = []  # what an analysis leaves is in its files

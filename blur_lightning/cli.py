@@ -18,6 +18,9 @@ LIGHTNING_VERBS = {
     "test": "test a network under each condition: robustness.csv in the run's folder",
     "predict": "predict the classes of unlabelled photographs: predictions.csv",
 }
+ANALYSES = {
+    "invariance": "layer by layer, how far each blur moves what a network computes",
+}
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
     "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
@@ -55,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _call(VERBS[words[0]][0], words), words)
     if words[0] in LIGHTNING_VERBS:
         return _guarded(lambda: _lightning(args), words)
+    if words[0] == "analyze":
+        return _analyze(words)
     print(
         f"error: '{words[0]}' is no command; see python -m blur_lightning --help", file=sys.stderr
     )
@@ -63,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     rows = LIGHTNING_VERBS | {verb: line for verb, (_, line) in VERBS.items()}
+    rows["analyze"] = f"what blur does inside a network: {', '.join(ANALYSES)}"
     return "\n".join(
         [
             "usage: python -m blur_lightning COMMAND [options]",
@@ -109,15 +115,23 @@ def _call(target: str, words: Sequence[str]) -> Any:
     return function(*[arguments.pop(path.name) for path in paths], **arguments)
 
 
-def _lightning(args: Sequence[str] | None) -> None:
+def _analyze(words: Sequence[str]) -> int:
+    if words[1:2] and words[1] in ANALYSES:
+        return _guarded(lambda: _lightning(words[1:], "AnalysisCLI"), words)
+    lines = [f"  {name:10} {line}" for name, line in ANALYSES.items()]
+    print("\n".join(["usage: python -m blur_lightning analyze ANALYSIS [options]", "", *lines]))
+    return 0 if words[1:2] in (["-h"], ["--help"]) else 2
+
+
+def _lightning(args: Sequence[str] | None, name: str = "BlurLightningCLI") -> None:
     # Spinning OpenMP threads slow torch down 5-30 times where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     # Lightning's calls, which its users cannot change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    from blur_lightning.lightning_cli import BlurLightningCLI
+    from blur_lightning import lightning_cli
 
-    BlurLightningCLI.run(args)
+    getattr(lightning_cli, name).run(args)
 
 
 def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:

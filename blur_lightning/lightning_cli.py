@@ -43,6 +43,7 @@ UNHELPFUL = (
     r"You are using a custom batch sampler `ShapeBatches`",
     r"You requested to overfit but enabled",
     r"It is recommended to use `self.log\('test/",  # the same on all processes
+    r"LightningCLI's args parameter is intended",  # analyze hands on the words behind it
 )
 
 
@@ -66,6 +67,7 @@ class BlurLightningCLI(LightningCLI):
     """fit, validate, test and predict."""
 
     words: Sequence[str] = ()
+    prog = "python -m blur_lightning"
 
     @classmethod
     def run(cls, args: Sequence[str] | None = None) -> "BlurLightningCLI":
@@ -89,7 +91,7 @@ class BlurLightningCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=Parser,
             # --trainer.max_epoch must not pass for max_epochs.
-            parser_kwargs={"allow_abbrev": False, "prog": "python -m blur_lightning"},
+            parser_kwargs={"allow_abbrev": False, "prog": cls.prog},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -209,6 +211,32 @@ def _epochs(checkpoint: Mapping[str, Any]) -> int:
     return int(progress.get("current", {}).get("processed", checkpoint.get("epoch", -1) + 1))
 
 
+class AnalysisCLI(BlurLightningCLI):
+    """What follows analyze."""
+
+    prog = "python -m blur_lightning analyze"
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {"invariance": {"model", "datamodule"}}
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        trainer = self.config[str(self.subcommand)].trainer
+        if trainer.devices == "auto":
+            trainer.devices = 1
+
+    def before_invariance(self) -> None:
+        """Look at the checkpoints before data is read."""
+        files = self.config_init[str(self.subcommand)].ckpt_path or []
+        for file in [files] if isinstance(files, str) else files:
+            if not Path(file).is_file():
+                raise InputError(f"ckpt_path: there is no checkpoint {file}; name a file")
+            _read_weights(Path(file), self.model)
+
+
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:
     """Give arguments that were meant for a class since replaced the new class's defaults."""
     parameters = inspect.signature(_imported(spec.class_path)).parameters
@@ -231,6 +259,8 @@ def _network_name(spec: Namespace, model: Task) -> str:
     if isinstance(arguments.get("net"), Namespace):
         inner, wrapper = _network_name(arguments.net, model), spec.class_path.rpartition(".")[-1]
         # Another way to see images gives other numbers; a checkpoint stands in trained_on.
+        if remark := getattr(model.net, "remark", None):
+            return f"{inner} ({remark})"
         return f"{wrapper}:{inner}" if wrapper[0].isupper() else inner
     if "model_name" in arguments:  # of timm.create_model, tag included
         return str(arguments.model_name)

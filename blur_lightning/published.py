@@ -10,7 +10,8 @@ blurs. Sources, and what was read into them:
   give no scale. Their figures on sharp images are to the digit those of torchvision's weights,
   which are measured at scale 256, so that 256 stands for Tables 1 to 4. Their sigma is in pixels of
   an image whose size they leave open. For Table 5 they name neither the size of the ViT nor the
-  regions that were blurred.
+  regions that were blurred: taken as ViT-B/16 and half of all squares of 32 pixels. Its figure
+  without blurry patches stands twice, once for each reading of which patches these are.
 
 Accuracies are fractions, entropies nats.
 """

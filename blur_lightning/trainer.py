@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning import LightningDataModule
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
+from blur_lightning.analysis import InvarianceAnalysis
 from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, SaveAndLeave
 from blur_lightning.errors import InputError
+from blur_lightning.tasks import Task
 from blur_lightning.tracking import Tracker
 
 
@@ -127,3 +130,36 @@ class Trainer(lightning.Trainer):
             kwargs: As Lightning's test.
         """
         return super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]
+
+    def invariance(
+        self,
+        model: Task,
+        datamodule: LightningDataModule,
+        *,
+        layers: list[str] | str | None = None,
+        ckpt_path: list[str] | str | None = None,
+        image: int = 0,
+    ) -> None:
+        """Tell layer by layer how far each blur moves what a network computes.
+
+        Takes the configuration of a test, whose sharp images stand against the same images under
+        each condition. Writes invariance.html, .csv, .png (heat maps) and .npz to the run's folder.
+
+        Args:
+            model: The task, of which the network and the conditions count.
+            datamodule: The images; labels are not needed.
+            layers: Names of modules, such as layer4 or '[blocks.0, blocks.11]'; null takes the
+                pooling layers of a VGG, else the stages or blocks of the network. A channel counts
+                as on where the module's output is above 0: positive or zero after a ReLU, the sign
+                elsewhere, as of a transformer's blocks.
+            ckpt_path: Checkpoint of a fit of the same network, or a list, to show beside the
+                network as it is configured.
+            image: Place of the image whose heat maps are drawn, 0 or more.
+        """
+        if self.world_size > 1:
+            raise InputError("trainer.devices: an analysis runs in one process; leave it out")
+        names = [layers] if isinstance(layers, str) else layers
+        files = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
+        self.loggers = []  # what an analysis leaves is in its files
+        analysis = InvarianceAnalysis(model, layers=names, checkpoints=files, image=image)
+        self.test(analysis, datamodule=datamodule)

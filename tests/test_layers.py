@@ -26,8 +26,8 @@ LAYERS = [
         "serving",
         "wandb_report",
     },
-    {"findings", "matrix", "repeats", "segmentations"},
-    {"report", "copies", "trials"},
+    {"findings", "matrix", "repeats", "segmentations", "invariance_page"},
+    {"report", "copies", "trials", "analysis"},
     {"tracking", "checkpoints"},
     {"trainer"},
     {"lightning_cli", "search"},
@@ -95,7 +95,7 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations")
+    light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations", "invariance_page")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -212,7 +212,7 @@ def _summary(notes: Notes) -> tuple[str, Counter[str]]:
     windows = notes.windows.values()
     reasons = Counter(window.discarded for window in windows)
     line = f"{reasons['']} of {len(windows)} windows kept"
-    if sizes := [window.blur_size for window in windows if not window.discarded]:
+    if sizes := [x.blur_size for x in windows if x.blur_size is not None and not x.discarded]:
         line += f", blur of {np.mean(sizes):.1f} px"
     others = "".join(f"; {count} {reason}" for reason, count in reasons.most_common() if reason)
     return line + others, reasons

@@ -31,6 +31,10 @@ VERBS = {
     "sweep": ("blur_lightning.sweeps:sweep", "run all trials of sweep files on this machine"),
     "doctor": ("blur_lightning.doctor:doctor", "say what is here and what experiments need"),
     "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
+    "build-wild": (
+        "blur_lightning.wild:build_wild",
+        "make pairs of blurry and sharp images from videos",
+    ),
 }
 
 
@@ -75,7 +79,7 @@ def _help() -> str:
             "",
             "Measure how blur harms vision networks, train networks that withstand it, and deblur.",
             "",
-            *(f"  {verb:10} {line}" for verb, line in rows.items()),
+            *(f"  {verb:11} {line}" for verb, line in rows.items()),
             "",
             "  python -m blur_lightning test --config experiments/base.yaml \\",
             "      --config experiments/demo_photos.yaml --model.conditions '[sharp, D4]'",

@@ -13,9 +13,9 @@ LAYERS = [
     {"errors", "rounding", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
-    {"tested"},
+    {"tested", "resuming", "workers", "video"},
     {"measures", "comparison", "metrics", "image_quality"},
-    {"data", "tasks", "curves", "pairs"},
+    {"data", "tasks", "curves", "pairs", "motion"},
     {
         "photograph",
         "published",
@@ -26,10 +26,10 @@ LAYERS = [
         "serving",
         "wandb_report",
     },
-    {"findings", "matrix", "repeats", "segmentations", "invariance_page"},
-    {"report", "copies", "trials", "analysis"},
-    {"tracking", "checkpoints"},
-    {"trainer"},
+    {"findings", "matrix", "repeats", "segmentations", "invariance_page", "frame_windows"},
+    {"report", "copies", "trials", "analysis", "window_notes"},
+    {"tracking", "checkpoints", "making_pairs"},
+    {"trainer", "wild"},
     {"lightning_cli", "search"},
     {"sweeps"},
     {"downloads"},
@@ -96,6 +96,9 @@ def test_reports_and_records_need_no_torch():
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
     light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations", "invariance_page")
+    light += ("pair_layouts", "resuming", "workers")
+    light += ("video", "motion", "frame_windows", "window_notes", "making_pairs")
+    light += ("wild",)
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,8 +75,11 @@ def assert_same(folder, whole):
     torch.testing.assert_close(*weights, rtol=0, atol=0)
     assert mine["lr_schedulers"] == other["lr_schedulers"]
     assert (folder / "diary.csv").read_text() == (whole / "diary.csv").read_text()
-    records = [[record._replace(run="") for record in read_records(run)] for run in (folder, whole)]
-    assert records[0] == records[1]
+    for record, same in zip(read_records(folder), read_records(whole), strict=True):
+        numbers = [(r.value, r.low, r.high) for r in (record, same)]
+        # Where memory begins decides the order of some sums in torch.
+        np.testing.assert_allclose(*np.array(numbers, dtype=float), rtol=1e-6)
+        assert record[:10] == same._replace(run=record.run)[:10]
     assert logged(folder) == logged(whole)
 
 

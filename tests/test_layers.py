@@ -29,7 +29,7 @@ LAYERS = [
     {"findings", "matrix", "repeats", "segmentations", "invariance_page", "frame_windows"},
     {"report", "copies", "trials", "analysis", "window_notes"},
     {"tracking", "checkpoints", "making_pairs"},
-    {"trainer", "wild"},
+    {"trainer", "wild", "checkpoint_choice"},
     {"lightning_cli", "search"},
     {"sweeps"},
     {"downloads"},

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from jsonargparse import Namespace
 from lightning import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
+from blur_lightning import checkpoints
 from blur_lightning.data import BlurDataModule
 from blur_lightning.errors import InputError
 from blur_lightning.models.finetuned import check_same_network
 from blur_lightning.parsing import OneLineErrors, left_behind, one_line
-from blur_lightning.robustness import replacing
+from blur_lightning.robustness import RECORDS, replacing
 from blur_lightning.tasks import Task
 from blur_lightning.trainer import Trainer
 
@@ -138,13 +140,14 @@ class BlurLightningCLI(LightningCLI):
     before_test = before_predict = before_validate
 
     def _check_checkpoint(self, *, required: bool = False) -> None:
-        path = self.config_init[str(self.subcommand)].get("ckpt_path")
-        if path is None:
+        config = self.config_init[str(self.subcommand)]
+        path = config.get("ckpt_path")
+        if goes_on := path == "last" or (path is None and self._is_unfinished_fit()):
+            path = config["ckpt_path"] = self._newest_checkpoint()
+            if path is None and required:
+                raise InputError(f"ckpt_path: there is no checkpoint in {self._checkpoints}")
+        if path is None:  # a fit that starts, or starts again
             return
-        if resumes := path == "last":
-            path = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            if not path.exists() and not required:  # a fit that starts, or starts again
-                return
         if path == "best" and not any(
             getattr(c, "monitor", None) for c in self.trainer.checkpoint_callbacks
         ):
@@ -154,15 +157,56 @@ class BlurLightningCLI(LightningCLI):
         if not Path(path).is_file():
             raise InputError(f"ckpt_path: there is no checkpoint {path}; name a file")
         checkpoint = _read_weights(Path(path), self.model)
-        epochs, wanted = checkpoint.get("epoch", -1) + 1, self.trainer.max_epochs
+        epochs, wanted = _epochs(checkpoint), self.trainer.max_epochs
         done = wanted is not None and 0 <= wanted <= epochs
-        if self.subcommand == "fit" and done and not resumes:  # a fit resumed in its test goes on
+        if self.subcommand == "fit" and done and not goes_on:  # a fit resumed in its test goes on
             raise InputError(
                 f"ckpt_path: {path} was trained for {epochs} epochs already, so nothing is left to "
                 "do; raise --trainer.max_epochs"
             )
         if self.subcommand == "fit":
             _check_same_freeze(str(path), checkpoint, self.model)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(self.trainer.default_root_dir) / checkpoints.FOLDER
+
+    def _is_unfinished_fit(self) -> bool:
+        """Whether this is the command that an earlier process in this folder did not end."""
+        folder, last = Path(self.trainer.default_root_dir), self._checkpoints / checkpoints.LAST
+        config = self.config[str(self.subcommand)]
+        if self.subcommand != "fit" or not (folder / "fit.yaml").exists() or not last.exists():
+            return False
+        words, former = self._parser("fit").dump(config, skip_unset=False), folder / "fit.yaml"
+        if _settings(words) != _settings(former.read_text(encoding="utf-8")):
+            return False
+        records = folder / RECORDS
+        if config.get("test", True):
+            return not records.exists() or records.stat().st_mtime < last.stat().st_mtime
+        path, _ = checkpoints.newest(self._checkpoints)
+        epochs = 0 if path is None else _epochs(_read_weights(path, self.model))
+        return epochs < (self.trainer.max_epochs or 0)
+
+    def _newest_checkpoint(self) -> str | None:
+        """Name the newest checkpoint of the run, and say what is wrong with those after it."""
+        path, problems = checkpoints.newest(self._checkpoints)
+        for problem in problems:
+            rank_zero_info(f"{problem}; going on from the one before")
+        if path is None and problems:
+            raise InputError(f"ckpt_path: {problems[-1]}, and no other is left; remove it")
+        if path is not None and self.subcommand == "fit":
+            rank_zero_info(f"going on from {path}; remove the folder to start anew")
+        return None if path is None else str(path)
+
+
+def _settings(config: str) -> list[str]:
+    return [line for line in config.splitlines() if not line.startswith("ckpt_path:")]
+
+
+def _epochs(checkpoint: Mapping[str, Any]) -> int:
+    """Whole epochs that a checkpoint was trained for."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {})
+    return int(progress.get("current", {}).get("processed", checkpoint.get("epoch", -1) + 1))
 
 
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:

@@ -70,20 +70,25 @@ def read_shares(path: Path, key: str, records: Sequence[Record]) -> list[Record]
         raise InputError(f"{path}: cannot be read as a table of shares; repeat the test") from error
 
 
-def segmentations_html(runs: Mapping[Path, Sequence[Record]], styles: Mapping[Line, Style]) -> str:
+def segmentations_html(
+    runs: Mapping[Path, Sequence[Record]],
+    styles: Mapping[Line, Style],
+    settings: Mapping[str, str] | None = None,
+) -> str:
     """Tables of the classes and the widths of each network, and curves over the widths.
 
     Args:
         runs: Records by the folder of their run; runs without such tables are passed over.
         styles: Names of the networks.
+        settings: What sets runs of one network and mix apart, by their names.
 
     Returns:
         Part of the page under headings of its own; empty without any segmentation.
     """
     html = ""
-    for section in _sections(runs, CLASSES_TABLE, "class"):
+    for section in _sections(runs, settings, CLASSES_TABLE, "class"):
         html += _tables(f"IoU of each class (%) on {section.dataset}", "class", section, styles)
-    for section in _sections(runs, TRIMAP_TABLE, "width"):
+    for section in _sections(runs, settings, TRIMAP_TABLE, "width"):
         title = f"Pixels right up to so many pixels from a boundary (%) on {section.dataset}"
         tables = _tables(title, "width", section, styles)
         width = f"max-width:{22 * min(_COLUMNS, len(section.lines))}rem"
@@ -92,11 +97,17 @@ def segmentations_html(runs: Mapping[Path, Sequence[Record]], styles: Mapping[Li
     return html
 
 
-def _sections(runs: Mapping[Path, Sequence[Record]], table: str, key: str) -> list[Section]:
+def _sections(
+    runs: Mapping[Path, Sequence[Record]],
+    settings: Mapping[str, str] | None,
+    table: str,
+    key: str,
+) -> list[Section]:
     found = {folder / table: records for folder, records in runs.items()}
     files = [(path, records) for path, records in found.items() if path.is_file()]
     shares = [share for path, records in files for share in read_shares(path, key, records)]
-    return sections_of(share for share in shares if math.isfinite(share.value))
+    known = [share for share in shares if math.isfinite(share.value)]
+    return sections_of(known, settings or {})
 
 
 def _tables(title: str, key: str, section: Section, styles: Mapping[Line, Style]) -> str:

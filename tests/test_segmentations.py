@@ -165,6 +165,17 @@ def test_a_page_shows_them_and_says_what_is_what_in_the_pictures(tmp_path):
     assert "up to some px" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_runs_that_their_settings_set_apart_are_not_averaged(tmp_path):
+    runs = [write_segmentation(tmp_path / name, gain=g) for name, g in (("a", 0.0), ("b", 0.04))]
+    settings = {"a": "lr 0.1", "b": "lr 0.2"}
+    records = [record for _, own in runs for record in own]
+    html = segmentations_html(dict(runs), styles_of(sections_of(records, settings)), settings)
+    assert [row[1] for row in tables(html) if row[0] == "ground"] == [
+        "90.0 88.0-93.0",
+        "94.0 92.0-97.0",
+    ]
+
+
 def test_names_of_classes_are_escaped(tmp_path):
     folder, records = write_segmentation(tmp_path / "run")
     path = folder / "class_iou.csv"

@@ -14,11 +14,17 @@ from blur_lightning.errors import InputError
 from blur_lightning.robustness import PROVENANCE, RECORDS, Record, read_records
 
 # Parts of a configuration that a training depends on.
-_MATTERS = ("ckpt_path", "model", "data", "trainer.max_epochs", "trainer.max_steps")
+_MATTERS: tuple[str, ...] = (
+    "ckpt_path",
+    "model",
+    "data",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+)
 _MATTERS += ("trainer.accumulate_grad_batches", "trainer.gradient_clip", "trainer.precision")
 _MATTERS += ("trainer.limit_train_batches", "trainer.overfit_batches")
 # Of these, what moves no result, or what records have columns for.
-_ELSEWHERE = ("model.conditions", "model.name", "model.trained_on", "model.freeze")
+_ELSEWHERE: tuple[str, ...] = ("model.conditions", "model.name", "model.trained_on", "model.freeze")
 _ELSEWHERE += ("model.channels_last", "model.compile", "data.root", "data.blur", "data.val_blur")
 _ELSEWHERE += ("data.capture", "data.num_workers", "data.seed", "data.skip_unreadable")
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")

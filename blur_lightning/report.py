@@ -274,11 +274,7 @@ def _page(
         "summary": _summary([_sentence(line, c, styles[line].label) for line, c in every]),
         "curves": "".join(curves_html(section, styles) for section in sections) or NONE,
         "tables": tables_html(sections, places),
-<<<<<<< HEAD
-        "segmentations": segmentations_html({run.folder: run.records for run in runs}, styles),
-=======
         "segmentations": segmentations_html(shown, styles, settings),
->>>>>>> eb5dbb76ff121eac036656063b9337d0fddc2d09
         "summaries": summaries_html(records, settings) or NONE,
         "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",
         "diaries": diaries_html(folders) or NONE,

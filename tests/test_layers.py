@@ -15,11 +15,7 @@ LAYERS = [
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
     {"tested", "resuming", "workers", "video"},
     {"measures", "comparison", "metrics", "image_quality"},
-<<<<<<< HEAD
     {"data", "tasks", "curves", "pairs", "motion"},
-=======
-    {"data", "tasks", "curves", "pairs"},
->>>>>>> eb5dbb76ff121eac036656063b9337d0fddc2d09
     {
         "photograph",
         "published",
@@ -30,17 +26,10 @@ LAYERS = [
         "serving",
         "wandb_report",
     },
-<<<<<<< HEAD
     {"findings", "matrix", "repeats", "segmentations", "invariance_page", "frame_windows"},
     {"report", "copies", "trials", "analysis", "window_notes"},
     {"tracking", "checkpoints", "making_pairs"},
     {"trainer", "wild", "checkpoint_choice"},
-=======
-    {"findings", "matrix", "repeats", "segmentations"},
-    {"report", "copies", "trials"},
-    {"tracking", "checkpoints"},
-    {"trainer"},
->>>>>>> eb5dbb76ff121eac036656063b9337d0fddc2d09
     {"lightning_cli", "search"},
     {"sweeps"},
     {"downloads"},
@@ -106,14 +95,10 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-<<<<<<< HEAD
     light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations", "invariance_page")
     light += ("pair_layouts", "resuming", "workers")
     light += ("video", "motion", "frame_windows", "window_notes", "making_pairs")
     light += ("wild",)
-=======
-    light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations")
->>>>>>> eb5dbb76ff121eac036656063b9337d0fddc2d09
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

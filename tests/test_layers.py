@@ -14,7 +14,7 @@ LAYERS = [
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
     {"tested"},
-    {"measures", "comparison", "metrics", "image_quality"},
+    {"measures", "comparison", "metrics", "image_quality", "before_after"},
     {"data", "tasks", "curves", "pairs"},
     {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
     {"findings", "matrix"},
@@ -86,7 +86,7 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts",)
+    light += ("pair_layouts", "before_after")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -168,7 +168,7 @@ class Capture:
             Values of 8-bit images, divided by 255, before normalising; of several scales a list.
         """
         blurred = self._blurred(windows, blurs)
-        inputs = [self._resize(blurred, scale).div_(255) for scale in self.scales]
+        inputs = [self._resize(blurred, scale) for scale in self.scales]
         return inputs[0] if len(inputs) == 1 else inputs
 
     def at_scales(self, windows: Tensor, blurs: Sequence[Blur], scales: Sequence[int]) -> Tensor:
@@ -188,7 +188,7 @@ class Capture:
             parts = _centre(windows[indices], capture.window_side + margin)
             blurred = capture._blurred(parts, [blurs[index] for index in indices])
             crops[indices] = capture._resize(blurred, scale)
-        return crops.div_(255)
+        return crops
 
     def _blurred(self, windows: Tensor, blurs: Sequence[Blur]) -> Tensor:
         """Blur windows or whole images; 8 bits."""
@@ -232,14 +232,14 @@ class Capture:
         return parts
 
     def _resize(self, blurred: Tensor, scale: int) -> Tensor:
-        """Resize 8-bit images and cut out the crop: float, 0..255, in memory of its own."""
+        """Resize 8-bit images and cut out the crop: float, in [0, 1], in memory of its own."""
         if isinstance(self.crop, str):
             sides = (blurred.shape[-2], blurred.shape[-1])
             rows, columns = (max(1, round(side * scale / self.canonical)) for side in sides)
             return resize_images(blurred, (rows, columns), self.interpolation)
         blurred = _centre(blurred, self.window_side_at(scale))
         if scale == self.canonical:
-            return blurred.float()
+            return blurred.float().div_(255)
         return resize_crops(
             blurred,
             self.crop,

@@ -327,6 +327,12 @@ def test_what_was_done_beyond_a_test_stands_in_the_networks_name():
         "not run: no run of vgg16 (deconvolved) among those given"
     ]
     assert row_of(rows, trained_on="original", condition="D8").measured.value == 0.6157
+    cell = next(row.cell for row in rows if row.cell.note)
+    models = [f"Dense:vgg16.tv_in1k (deconvolved, {how})" for how in ("sparse", "wiener")]
+    models += ["vgg16 (restored by NAFNet)"]
+    runs = [run_of(cell)._replace(model=model) for model in models]
+    rows = [row for row in compare_with_paper(table, runs, {}) if row.cell == cell]
+    assert [row.network for row in rows] == models[:2]
     two = [run for run in runs_of("vasiljevic2016_table4") if run.scale == "256+512"]
     named = [run._replace(model="vgg16.tv_in1k (one network a scale)", value=0.5) for run in two]
     measured = {

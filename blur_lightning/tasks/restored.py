@@ -32,8 +32,8 @@ class RestoredClassificationTask(ClassificationTask):
     An image is restored whole, at the canonical scale, after the blur and with 8 bits; then all is
     as without. Training and validation see no restored image, predictions nothing else.
 
-    provenance.json has the milliseconds an image of each step, medians over the batches: blur
-    (with the resize where nothing is restored), restore, resize and network.
+    provenance.json has the milliseconds an image of each step, medians over the batches under a
+    blur: blur (with the resize where nothing is restored), restore, resize and network.
 
     Args:
         net: Any network from images to logits by its class path.
@@ -55,6 +55,7 @@ class RestoredClassificationTask(ClassificationTask):
         self._restorers = (restore.eval(),)
         self.restored_by = restored_by or _name(restore)
         self._milliseconds: dict[str, list[float]] = {}
+        self._blurred = True  # whether the condition that is measured is another than sharp
 
     @property
     def restorer(self) -> nn.Module:
@@ -108,6 +109,7 @@ class RestoredClassificationTask(ClassificationTask):
             return
         for condition in self.conditions:
             blurs = self.datamodule.draw(condition, batch)
+            self._blurred = str(condition) != "sharp"
             if self.restoring:
                 yield condition, blurs, self._restored(batch, condition, blurs)
             else:
@@ -141,7 +143,8 @@ class RestoredClassificationTask(ClassificationTask):
         yield
         self._wait()
         spent = 1000 * (time.perf_counter() - start) / count
-        self._milliseconds.setdefault(step, []).append(spent)
+        if self._blurred:
+            self._milliseconds.setdefault(step, []).append(spent)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -156,7 +159,7 @@ class RestoredClassificationTask(ClassificationTask):
     @override
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        if self.trainer.is_global_zero:
+        if self._milliseconds and self.trainer.is_global_zero:
             steps = ", ".join(f"{step} {spent}" for step, spent in self._times().items())
             print(f"milliseconds an image: {steps}")
 

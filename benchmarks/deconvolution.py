@@ -28,7 +28,7 @@ from blur_lightning.images import resize_smaller_side
 from blur_lightning.robustness import bootstrap_interval, write_table
 
 SIDE, SCENE = 384, 256
-BLURS, NOISES = ("D4", "D8", "shake"), (0.0, 0.01)
+BLURS, NOISES = ("D4", "D8"), (0.0, 0.01)
 
 
 def images(count: int) -> dict[str, list[Tensor]]:

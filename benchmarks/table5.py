@@ -28,6 +28,7 @@ from blur_lightning.robustness import (
 from blur_lightning.tested import load_run, on_same_images
 
 METRICS = ("top1", "top5")
+HEADS = ("network", "trained on", "blur", "n", "top-1", "top-5", "p (top-1)", "p (top-5)", "ms")
 
 
 def runs_of(paths: Sequence[Path]) -> dict[tuple[str, str], Path]:
@@ -48,19 +49,7 @@ def provenance(file: Path) -> dict[str, Any]:
 
 def lines(runs: dict[tuple[str, str], Path]) -> list[list[str]]:
     """The table, heads first; InputError if two runs are of different images."""
-    table = [
-        [
-            "network",
-            "trained on",
-            "blur",
-            "n",
-            "top-1",
-            "top-5",
-            "p (top-1)",
-            "p (top-5)",
-            "milliseconds",
-        ]
-    ]
+    table = [[*HEADS]]
     files = list(runs.values())
     first = load_run(files[0])
     for (model, trained_on), file in runs.items():

@@ -15,7 +15,9 @@ The methods work on a torus: an image that goes on at the opposite edge, where a
 product of Fourier transforms. `deconvolve` brings images there. Behind its last row and column it
 adds a strip, mirrored from both edges that it joins and faded from one to the other. For a kernel
 that is its own mirror image, such as a disk, this agrees next to the edges with a blur that had
-the border "reflect"; for others it is off within the reach of the kernel.
+the border "reflect"; for others it is off within the reach of the kernel, where an image may ring
+if it has next to no noise. On 4 photographs under D8 (8 bits, no noise, method sparse) the PSNR was
+8 dB without a strip, 22, 29, 31 and 32 with one of 1, 4, 10 and 40 times the reach; blurred, 22.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +46,7 @@ _BETAS = tuple((2 * 2**0.5) ** power for power in range(6))
 # and 0.4 the first was best on photographs without noise, the last on those with a noise of 0.01.
 _WEIGHT = 0.2
 _MOST_ITERATIONS = 100  # of Richardson and Lucy
-# Strip behind an image, in multiples of the kernel's reach.
+# Strip behind an image, in multiples of the kernel's reach; see the module.
 _STRIP = 10
 
 

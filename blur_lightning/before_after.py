@@ -80,7 +80,8 @@ def _figures(name: str, before: Path, after: Path) -> str:
     if pictures[1].size != (width, height):
         other = "{}x{}".format(*pictures[1].size)
         raise InputError(f"{after}: {other} pixels, but {before} has {width}x{height}")
-    change = np.abs(np.subtract(*map(np.float32, pictures))).mean() / 2.55
+    first, second = (np.asarray(picture, dtype=np.float32) for picture in pictures)
+    change = np.abs(second - first).mean() / 2.55
     about = f"{name}, {width}x{height} pixels, mean change {change:.2f} % of white"
     if max(width, height) <= _LARGEST:
         return _figure(about, pictures)

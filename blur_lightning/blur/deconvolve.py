@@ -17,7 +17,8 @@ adds a strip, mirrored from both edges that it joins and faded from one to the o
 that is its own mirror image, such as a disk, this agrees next to the edges with a blur that had
 the border "reflect"; for others it is off within the reach of the kernel, where an image may ring
 if it has next to no noise. On 4 photographs under D8 (8 bits, no noise, method sparse) the PSNR was
-8 dB without a strip, 22, 29, 31 and 32 with one of 1, 4, 10 and 40 times the reach; blurred, 22.
+8.3 dB without a strip, and 22.3, 29.5, 30.7 and 31.5 dB with one of 1, 4, 10 and 40 times the
+reach; that of the blurred images was 21.7 dB.
 """
 
 from collections.abc import Callable, Sequence

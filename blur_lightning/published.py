@@ -139,8 +139,8 @@ def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str])
 def _key(figure: Cell | Record) -> tuple[str, ...]:
     network = figure.model if isinstance(figure, Record) else f"{figure.model}{_remark(figure)}"
     # Before a colon stands a wrapper, after a point timm's tag; what was done beyond a test stands
-    # in parentheses, after a comma how.
-    network = re.sub(r"^\w+:|\.\S+|, .*(?=\)$)", "", network)
+    # in parentheses. The paper's method of deconvolution stands for any.
+    network = re.sub(r"^\w+:|\.\S+|(?<=\(deconvolved), [^)]*", "", network)
     return network, figure.trained_on, str(figure.scale), figure.condition, figure.metric
 
 

@@ -5,7 +5,8 @@ blurs. Sources, and what was read into them:
 
 * Vasiljevic, Chakrabarti and Shakhnarovich 2016, arXiv:1611.05760, Tables 1 to 6 and A. Table A
   says ResNet-51; it is taken as ResNet-50. No unit is given for the entropies of Table 2; they are
-  taken as nats. Table 6 does not list the blurs of its mix; they are taken as those of its rows.
+  taken as nats. Table 5 has one method of deconvolution by the true kernel; any such method stands
+  beside it. Table 6 does not list the blurs of its mix; they are taken as those of its rows.
 * Kim, Kim and Han, "Image Classification of Blurred Images Without Deblurring", Tables 1 to 5. They
   give no scale. Their figures on sharp images are to the digit those of torchvision's weights,
   which are measured at scale 256, so that 256 stands for Tables 1 to 4. Their sigma is in pixels of
@@ -150,8 +151,8 @@ def _compared(
 def _key(figure: Cell | Record) -> tuple[str, ...]:
     network = figure.model if isinstance(figure, Record) else f"{figure.model}{_remark(figure)}"
     # Before a colon stands a wrapper, after a point timm's tag; what was done beyond a test stands
-    # in parentheses.
-    network = re.sub(r"^\w+:|\.\S+", "", network)
+    # in parentheses. The paper's method of deconvolution stands for any.
+    network = re.sub(r"^\w+:|\.\S+|(?<=\(deconvolved), [^)]*", "", network)
     return network, figure.trained_on, str(figure.scale), figure.condition, figure.metric
 
 

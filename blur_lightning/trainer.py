@@ -122,14 +122,19 @@ class Trainer(lightning.Trainer):
 
     @override
     def test(self, *args: Any, verbose: bool = False, **kwargs: Any) -> Any:
-        """Test a network under each condition.
+        """Test a network under each condition; and again on restored images where a task has them.
 
         Args:
             args: As Lightning's test.
             verbose: Also print Lightning's own list of all numbers.
             kwargs: As Lightning's test.
         """
-        return super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]
+        found = super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]
+        task: Any = self.lightning_module
+        if hasattr(task, "on_restored_images") and not self.interrupted:
+            with task.on_restored_images():
+                super().test(task, datamodule=self.datamodule, verbose=verbose)  # type: ignore[attr-defined]
+        return found
 
     def invariance(
         self,

@@ -238,6 +238,8 @@ class BlurDataModule(LightningDataModule, ABC):
         assert self.trainer is not None
         source, training = self.sources[split], split == "train"
         capture = self.test_capture if split in ("test", "predict") else self.capture
+        if getattr(self.trainer.lightning_module, "restoring", False):  # whole images
+            capture = replace(capture, crop="whole")
         if split in ("train", "val") and capture.whole:
             raise InputError(
                 "data.capture.crop: training needs a square, e.g. 224; for tests of whole images "

@@ -4,6 +4,14 @@ from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.classification import ClassificationTask
 from blur_lightning.tasks.critical import CriticalBlurTask
 from blur_lightning.tasks.deblurring import DeblurringTask
+from blur_lightning.tasks.restored import RestoredClassificationTask
 from blur_lightning.tasks.segmentation import SegmentationTask
 
-__all__ = ["ClassificationTask", "CriticalBlurTask", "DeblurringTask", "SegmentationTask", "Task"]
+__all__ = [
+    "ClassificationTask",
+    "CriticalBlurTask",
+    "DeblurringTask",
+    "RestoredClassificationTask",
+    "SegmentationTask",
+    "Task",
+]

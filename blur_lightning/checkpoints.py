@@ -21,7 +21,7 @@ from blur_lightning.errors import Terminated
 from blur_lightning.robustness import replacing
 
 FOLDER, LAST = "checkpoints", "last.ckpt"
-# A checkpoint before a validation, which may be long, if the last one is so old (s).
+# Near the end of an epoch, as a long validation may follow, a checkpoint is no older (s).
 _OLD = 30.0
 
 
@@ -68,15 +68,20 @@ class SaveAndLeave(Callback):
         self._signal = number
 
     @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step == self._step:  # gradients that are still summed are in no file
             return
         self._step = trainer.global_step
-        due = time.monotonic() - self._written > (_OLD if trainer.is_last_batch else self.seconds)
+        rest = trainer.num_training_batches - batch_idx - 1
+        patience = _OLD if rest <= trainer.accumulate_grad_batches else self.seconds
+        due = time.monotonic() - self._written > patience
         # What one process knows all must: the signal, or that it is time.
         known = torch.tensor(self._signal or int(due), device=pl_module.device)
         self._agreed = int(trainer.strategy.reduce(known, reduce_op="max"))
-        if self._agreed and self.path is not None:
+        # After the last batch Lightning would go on with the next epoch, without a validation.
+        if self._agreed and self.path is not None and rest:
             trainer.save_checkpoint(self.path)
             for logger in trainer.loggers:  # rows that it holds back would be lost with the process
                 logger.save()
@@ -145,7 +150,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     Returns:
         The checkpoint, or None; and what is wrong with those that are newer.
     """
-    problems = []
+    problems: list[str] = []
     kept = [folder / LAST, *sorted(folder.glob("last-?.ckpt"))]
     for path in (path for path in kept if path.exists()):
         problem = damage(path)

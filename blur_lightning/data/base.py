@@ -264,13 +264,12 @@ class BlurDataModule(LightningDataModule, ABC):
             return DataLoader(dataset, batch_sampler=batches, **options)
         sampler = KeyedSampler(indices, seed=self.seed if training else None, **process)
         if not len(sampler):
-            raise InputError(
-                f"data: {len(indices)} images for {split} are fewer than the processes; start fewer"
-            )
+            raise InputError(f"data: {len(indices)} images for {split} are fewer than processes")
         # After a resume workers fetch ahead before Lightning calls set_epoch.
         sampler.set_epoch(self.trainer.current_epoch)
         drop_last = training and len(sampler) >= self.batch_size
-        return KeyedLoader(
+        loader = KeyedLoader if training else DataLoader
+        return loader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **options
         )
 

@@ -61,10 +61,11 @@ class KeyedLoader(DataLoader):
     _batches = _before = 0
 
     @override
-    def __iter__(self) -> Iterator[Any]:
-        sampler: Any = self.sampler
+    def __iter__(self) -> Any:
         self._batches, self._before = self._before, 0
-        sampler.seen = self._batches * (self.batch_size or 1) * sampler.processes
+        if isinstance(self.sampler, KeyedSampler):  # Lightning has its own to overfit batches
+            each = (self.batch_size or 1) * self.sampler.processes
+            self.sampler.seen = self._batches * each
         for batch in super().__iter__():
             self._batches += 1
             yield batch

@@ -23,6 +23,7 @@ ANALYSES = {
 }
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
+    "init": ("blur_lightning.starting:init", "copy the experiments and sweeps into a folder"),
     "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
     "compare": (
         "blur_lightning.comparison:compare",

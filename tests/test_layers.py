@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "rounding", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
-    {"tested", "resuming", "workers", "video"},
+    {"tested", "starting", "resuming", "workers", "video"},
     {"measures", "comparison", "metrics", "image_quality", "before_after"},
     {"data", "tasks", "curves", "pairs", "motion"},
     {
@@ -98,7 +98,7 @@ def test_reports_and_records_need_no_torch():
     light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations", "invariance_page")
     light += ("pair_layouts", "resuming", "workers")
     light += ("video", "motion", "frame_windows", "window_notes", "making_pairs")
-    light += ("wild", "before_after")
+    light += ("wild", "before_after", "starting")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -20,6 +20,7 @@ LIGHTNING_VERBS = {
 }
 ANALYSES = {
     "invariance": "layer by layer, how far each blur moves what a network computes",
+    "residuals": "how much a deblurring network changes an image, against its blur",
 }
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {

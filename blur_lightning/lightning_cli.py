@@ -159,7 +159,7 @@ class AnalysisCLI(BlurLightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        return {"invariance": {"model", "datamodule"}}
+        return dict.fromkeys(("invariance", "residuals"), {"model", "datamodule"})
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -175,6 +175,8 @@ class AnalysisCLI(BlurLightningCLI):
             if not Path(file).is_file():
                 raise InputError(f"ckpt_path: there is no checkpoint {file}; name a file")
             read_weights(Path(file), self.model)
+
+    before_residuals = before_invariance
 
 
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Tables of two papers as data, and what was measured beside them.
+"""Tables of three papers as data, and what was measured beside them.
 
 The figures are in `published.csv`, a line a cell, in this project's words for networks, mixes and
 blurs. Sources, and what was read into them:
@@ -13,8 +13,10 @@ blurs. Sources, and what was read into them:
   an image whose size they leave open. For Table 5 they name neither the size of the ViT nor the
   regions that were blurred: taken as ViT-B/16 and half of all squares of 32 pixels. Its figure
   without blurry patches stands twice, once for each reading of which patches these are.
+* Noroozi, Chandramouli and Favaro 2017, arXiv:1701.01486, Table 2. DeblurNet-SI was trained on
+  Cityscapes too, beside the sharp frames of WILD. Images are tested whole, at their own size.
 
-Accuracies are fractions, entropies nats.
+Accuracies are fractions, entropies nats, PSNR dB.
 """
 
 import csv
@@ -32,6 +34,7 @@ from blur_lightning.rounding import rounded
 
 _VASILJEVIC = "Vasiljevic, Chakrabarti and Shakhnarovich 2016, arXiv:1611.05760"
 _KIM = "Kim, Kim and Han, Image Classification of Blurred Images Without Deblurring"
+_NOROOZI = "Noroozi, Chandramouli and Favaro 2017, arXiv:1701.01486"
 EXPERIMENTS = {
     "vasiljevic2016_table1": f"VGG-16 as published under twelve blurs ({_VASILJEVIC}, Table 1)",
     "vasiljevic2016_table2": f"Certainty of VGG-16 before and after fine-tuning on a mix of disks "
@@ -50,11 +53,13 @@ EXPERIMENTS = {
     "kim_table3_4": f"Three networks trained from random weights on blurred images, a fifth of "
     f"ImageNet ({_KIM}, Tables 3 and 4)",
     "kim_table5": f"A ViT on images with blurred regions ({_KIM}, Table 5)",
+    "noroozi2017_table2": f"DeblurNet trained on averaged frames and on shift-invariant blur, and "
+    f"three methods before it, on 15 images of WILD ({_NOROOZI}, Table 2)",
 }
 
 
 # What the names of data say of whole images, at the scale of the papers.
-_WHOLE = r" \(crop whole(, measure geometric_mean)?\)$"
+_WHOLE = r" \(crop whole(, measure (geometric_mean|native))?\)$"
 
 
 class Cell(NamedTuple):
@@ -219,14 +224,17 @@ def _shared(rows: Sequence[Row]) -> tuple[str, tuple[str, ...]]:
 def _texts(row: Row) -> list[str]:
     """Those of the paper, and where it was measured those of the runs."""
     cell, measured = row.cell, row.measured
-    factor = curves.measure_of(cell.metric).factor
-    digits = 4 if factor == 1 else 2  # as many as the papers print
+    measure = curves.measure_of(cell.metric)
+    factor, digits = (
+        measure.factor,
+        4 if measure.unit == "nats" else 2,
+    )  # as many as the papers print
 
     def number(value: float, sign: str = "") -> str:
         return rounded(value * factor, digits, sign=sign)
 
     blur = f"{cell.condition} ({cell.note})" if cell.note else cell.condition
-    metric = curves.title(curves.measure_of(cell.metric))
+    metric = curves.title(measure)
     texts = [row.network, cell.trained_on, blur, cell.scale, metric, number(cell.value)]
     if measured is None:
         return texts

@@ -16,8 +16,11 @@ from typing_extensions import override
 
 from blur_lightning.analysis import InvarianceAnalysis
 from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, SaveAndLeave
+from blur_lightning.data import PairsDataModule
 from blur_lightning.errors import InputError
-from blur_lightning.tasks import Task
+from blur_lightning.models import finetuned
+from blur_lightning.residuals import ResidualAnalysis, blur_sizes
+from blur_lightning.tasks import DeblurringTask, Task
 from blur_lightning.tracking import Tracker
 
 
@@ -167,4 +170,27 @@ class Trainer(lightning.Trainer):
         files = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
         self.loggers = []  # what an analysis leaves is in its files
         analysis = InvarianceAnalysis(model, layers=names, checkpoints=files, image=image)
+        self.test(analysis, datamodule=datamodule)
+
+    def residuals(
+        self, model: Task, datamodule: LightningDataModule, *, ckpt_path: str | None = None
+    ) -> None:
+        """Tell whether a deblurring network changes blurry images more than sharper ones.
+
+        Takes the configuration of a test on pairs that build-wild made: the average blur size of
+        each is in their manifest.csv. Writes residuals.csv, .svg (the scatter plot), .png (the
+        images with the largest and the smallest residual: blurry, residual four times as strong,
+        restored, sharp) and .json (the correlation) to the run's folder.
+
+        Args:
+            model: A DeblurringTask.
+            datamodule: A PairsDataModule.
+            ckpt_path: Checkpoint of a fit; null takes the network as it is configured.
+        """
+        if not isinstance(model, DeblurringTask) or not isinstance(datamodule, PairsDataModule):
+            raise InputError("model, data: residuals are of a DeblurringTask on a PairsDataModule")
+        if ckpt_path is not None:
+            finetuned(model.net, ckpt_path)
+        self.loggers = []  # what an analysis leaves is in its files
+        analysis = ResidualAnalysis(model, blur_sizes(datamodule.root))
         self.test(analysis, datamodule=datamodule)

@@ -50,6 +50,17 @@ class PixelColour(nn.Module):
         return {"out": self.linear(image[..., ::2, ::2])}  # as torchvision's
 
 
+class Gain(nn.Module):
+    """Restores by multiplying all values by one number, which it learns."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.gain * image
+
+
 class Offset(nn.Module):
     """Restores by adding one number to all values, which it learns; if asked at three scales."""
 

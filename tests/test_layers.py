@@ -27,7 +27,7 @@ LAYERS = [
         "wandb_report",
     },
     {"findings", "matrix", "repeats", "segmentations", "invariance_page", "frame_windows"},
-    {"report", "copies", "trials", "analysis", "window_notes"},
+    {"report", "copies", "trials", "analysis", "window_notes", "residuals"},
     {"tracking", "checkpoints", "making_pairs"},
     {"trainer", "wild", "checkpoint_choice"},
     {"lightning_cli", "search"},

@@ -110,7 +110,7 @@ class BlurLightningCLI(LightningCLI):
             self.config[str(self.subcommand)].trainer.default_root_dir = folder
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
         model = self.config[str(self.subcommand)].model.get("init_args", {})
-        for name in ("net", "loss", "optimizer", "lr_scheduler"):
+        for name in ("net", "loss", "adversary", "optimizer", "lr_scheduler"):
             if model.get(name) is not None:
                 _forget_former_class(model[name], f"model.{name}", self.words)
 

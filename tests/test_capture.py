@@ -8,9 +8,9 @@ from PIL import Image
 
 from blur_lightning.blur import BlurDistribution, Capture, blur_images, convolve, make_kernels
 from blur_lightning.blur.capture import normalize
+from blur_lightning.blur.conditions import check_reach
 from blur_lightning.blur.cutting import cut_window
 from blur_lightning.blur.families import Blur
-from blur_lightning.data.base import check_reach
 from blur_lightning.data.photos import PhotosDataModule
 from blur_lightning.errors import InputError
 

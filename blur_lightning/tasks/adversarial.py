@@ -119,19 +119,21 @@ class AdversarialBlurTask(ClassificationTask):
                 "model.budget: fit needs one, in levels of 255, e.g. 20; 255 sets no limit"
             )
         budgets = [self.budget] if training else self.budgets if stage == "test" else []
-        drawn = {part.family for part in mix.components} != {"sharp"}
-        if budgets and not drawn and (training or self.adversary.size is None):
+        pairs = zip(str(mix).split("+"), mix.components, strict=True)
+        blurs = [text for text, part in pairs if part.family != "sharp"]
+        if budgets and not blurs and (training or self.adversary.size is None):
             raise InputError(
                 "data.blur: what it leaves sharp is not attacked; name blurs, such as D0..4, or in "
                 "training sharp+D0..4"
             )
+        self.drawn = BlurDistribution.parse("+".join(blurs or ["sharp"]))
         gradients = budgets and self.adversary.size is not None
         if gradients and self.datamodule.capture.jpeg_quality is not None:
             raise InputError(
                 "data.capture.jpeg_quality: JPEG has no gradient to follow; set null, or take "
                 "--model.adversary blur_lightning.tasks.WorstDraw"
             )
-        self.attacks = [Attack.by(self.adversary, mix, budget) for budget in budgets]
+        self.attacks = [Attack.by(self.adversary, self.drawn, budget) for budget in budgets]
         self.conditions = [*self._blurs, *([] if training else self.attacks)]
 
     @override
@@ -194,7 +196,7 @@ class AdversarialBlurTask(ClassificationTask):
 
     def _scene(self, batch: Mapping[str, Any], sharp: Tensor, see: Any) -> Scene:
         windows, label = batch["window"], batch["label"]
-        mix, seed = self.datamodule.blur, self.datamodule.seed
+        seed = self.datamodule.seed
         indices = batch["index"].tolist()
         epochs = batch["epoch"].tolist() if "epoch" in batch else [None] * len(indices)
 
@@ -209,7 +211,7 @@ class AdversarialBlurTask(ClassificationTask):
 
         def draw(number: int) -> list[Blur]:
             keys = zip(indices, epochs, strict=True)
-            return [mix.draw(seed=seed, index=i, epoch=e, number=number) for i, e in keys]
+            return [self.drawn.draw(seed=seed, index=i, epoch=e, number=number) for i, e in keys]
 
         return Scene(sharp, seen, margin, lambda image: self._error(image, sharp), draw)
 
@@ -237,7 +239,7 @@ class AdversarialBlurTask(ClassificationTask):
     def _unmet(self, attack: Attack) -> InputError:
         return InputError(
             f"model.budget, model.budgets: no blur changes an image within an error of "
-            f"{attack.budget:g} levels; allow more, or let data.blur '{self.datamodule.blur}' "
+            f"{attack.budget:g} levels; allow more, or let data.blur '{self.drawn}' "
             "begin nearer to 0"
         )
 

@@ -137,9 +137,9 @@ class _KernelAdversary(Adversary):
 
     @property
     def start(self) -> Float[Tensor, "k k"]:
-        """Where scores of taps begin: at a Gaussian that a side holds eight times."""
+        """Where scores of taps begin: at a Gaussian with a quarter of the side as its sigma."""
         squares = self.offset.square()
-        return -(squares[:, None] + squares) / (2 * (len(squares) / 8) ** 2)
+        return -(squares[:, None] + squares) / (2 * (len(squares) / 4) ** 2)
 
     def penalty(self, kernels: Float[Tensor, "b k k"]) -> Float[Tensor, " b"]:
         """What kernels cost that lie beside their middle, or are rough."""
@@ -198,7 +198,7 @@ class FreeKernel(_KernelAdversary):
         centre: What a kernel's centroid costs, in margins per squared pixel from the middle: a
             shift is no blur. 0 or more.
         smoothness: What the squared differences of neighbouring taps cost, in margins, as a share
-            of the squared taps; they are 0 to 8. 0 or more.
+            of the squared taps; they are 0 to 4. 0 or more.
     """
 
     symbol, label = "kernel", "kernel"
@@ -255,7 +255,7 @@ class PredictedKernel(_KernelAdversary):
         centre: What a kernel's centroid costs, in nats per squared pixel from the middle: a shift
             is no blur. 0 or more.
         smoothness: What the squared differences of neighbouring taps cost, in nats, as a share of
-            the squared taps; they are 0 to 8. 0 or more.
+            the squared taps; they are 0 to 4. 0 or more.
     """
 
     symbol, label = "predicted", "predicted kernel"

@@ -57,9 +57,9 @@ def test_features_are_what_the_last_linear_layer_is_given():
     assert seen[0].equal(net[:2](image))
     net(image)
     assert len(seen) == 1
-    with pytest.raises(InputError, match=r"^model\.feature_consistency: .* no linear layer"):
-        with features_of(nn.Conv2d(3, 2, 1)):
-            pass
+    message = r"^model\.feature_consistency: .* no linear layer"
+    with pytest.raises(InputError, match=message), features_of(nn.Conv2d(3, 2, 1)):
+        pass
 
 
 def trained(**options):

@@ -75,7 +75,7 @@ class AdversarialBlurTask(ClassificationTask):
     Args:
         net: Any network from images to logits by its class path.
         adversary: What finds the blur, by its class path: blur_lightning.tasks.WorstDraw, the worst
-            of some draws from data.blur; blur_lightning.tasks.FreeKernel, a kernel of any shape for
+            of some draws from a mix; blur_lightning.tasks.FreeKernel, a kernel of any shape for
             each image; blur_lightning.tasks.PredictedKernel, a network that learns to.
         budget: Largest error in training, in levels of 255, more than 0; 255 sets no limit. Needed
             by fit only.
@@ -121,12 +121,16 @@ class AdversarialBlurTask(ClassificationTask):
         budgets = [self.budget] if training else self.budgets if stage == "test" else []
         pairs = zip(str(mix).split("+"), mix.components, strict=True)
         blurs = [text for text, part in pairs if part.family != "sharp"]
-        if budgets and not blurs and (training or self.adversary.size is None):
+        if training and not blurs:
             raise InputError(
-                "data.blur: what it leaves sharp is not attacked; name blurs, such as D0..4, or in "
-                "training sharp+D0..4"
+                "data.blur: what it leaves sharp is not attacked; name blurs, e.g. sharp+D0..4"
             )
-        self.drawn = BlurDistribution.parse("+".join(blurs or ["sharp"]))
+        draws = self.adversary.size is None and self.adversary.mix is None
+        if budgets and draws and not blurs:
+            raise InputError(
+                "model.adversary.blur: name what to draw from, e.g. D0..4; data.blur blurs nothing"
+            )
+        self.drawn = self.adversary.mix or BlurDistribution.parse("+".join(blurs or ["sharp"]))
         gradients = budgets and self.adversary.size is not None
         if gradients and self.datamodule.capture.jpeg_quality is not None:
             raise InputError(
@@ -239,8 +243,7 @@ class AdversarialBlurTask(ClassificationTask):
     def _unmet(self, attack: Attack) -> InputError:
         return InputError(
             f"model.budget, model.budgets: no blur changes an image within an error of "
-            f"{attack.budget:g} levels; allow more, or let data.blur '{self.drawn}' "
-            "begin nearer to 0"
+            f"{attack.budget:g} levels; allow more, or let '{self.drawn}' begin nearer to 0"
         )
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from blur_lightning.blur import Blur
+from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.errors import InputError
 
 # What fits a kernel to its budget through the rounding to 8 bits: a little less, some times.
@@ -65,7 +65,8 @@ class Adversary(nn.Module, ABC):
     """Finds for each image the blur that hurts most within a budget."""
 
     symbol: str  # before the budget in names of conditions
-    size: int | None = None  # side of its kernels in pixels; None: it draws from a mix
+    size: int | None = None  # side of its kernels in pixels; None: it draws
+    mix: BlurDistribution | None = None  # from this, or from what the images are blurred with
 
     @property
     @abstractmethod
@@ -78,22 +79,23 @@ class Adversary(nn.Module, ABC):
 
 
 class WorstDraw(Adversary):
-    """The worst of some draws from a mix of blurs, which `data.blur` names.
+    """The worst of some draws from a mix of blurs.
 
     Of two or three parameters a search finds worse ones than gradients do: Engstrom et al. 2019
     (arXiv 1712.02779, section 4) find so of shifts and rotations, and train on the worst of 10.
 
     Args:
         draws: How many for each image, 1 or more.
+        blur: The mix, such as D0..4 or M1..8@0..180; None is what data.blur blurs with.
     """
 
     symbol = "worst"
 
-    def __init__(self, draws: int = 10) -> None:
+    def __init__(self, draws: int = 10, blur: str | None = None) -> None:
         super().__init__()
         if draws < 1:
             raise InputError(f"model.adversary.draws: {draws} is not 1 or more")
-        self.draws = draws
+        self.draws, self.mix = draws, None if blur is None else BlurDistribution.parse(blur)
 
     @property
     @override

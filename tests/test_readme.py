@@ -29,6 +29,16 @@ def test_the_table_is_that_of_the_demo():
     assert rows == [(name, sharp[name], mix[name]) for name, *_ in rows]
 
 
+def test_the_layers_of_the_demo_answer_as_was_measured():
+    with (ROOT / "docs/invariance_scenes.csv").open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["condition"] == "D4"]
+    for mix in ("sharp", "sharp+D2+D4"):
+        own = [row for row in rows if row["trained_on"] == mix]
+        shares = (f"{100 * float(row['distance']):.1f}" for row in own)
+        assert f"| trained on {mix} | {' | '.join(shares)} |" in README
+        assert f"| | {' | '.join(row['layer'] for row in own)} |" in README
+
+
 def test_the_fashion_table_and_claims_are_those_that_were_measured():
     results = ROOT / "experiments/results"
     values: dict[tuple[str, str], list[float]] = {}

@@ -7,11 +7,10 @@ its own draw; batches for validation and tests stay sharp: the task asks for its
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any, Literal
 
-import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,10 +19,15 @@ from typing_extensions import override
 from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
 from blur_lightning.blur.conditions import check_reach
-from blur_lightning.data.batches import KeyedSampler, ShapeBatches, collate_readable
+from blur_lightning.data.batches import (
+    KeyedLoader,
+    KeyedSampler,
+    ShapeBatches,
+    canonical_shapes,
+    loader_options,
+)
 from blur_lightning.data.windows import Source, Subset, WindowDataset, fingerprint, stratified
 from blur_lightning.errors import InputError
-from blur_lightning.images import resized_shape
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -93,6 +97,7 @@ class BlurDataModule(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.unreadable: set[str] = set()
         self.sources: dict[Split, Source] = {}
+        self._position: dict[str, Any] = {}
 
     @abstractmethod
     def source(self, split: Split) -> Source:
@@ -119,7 +124,19 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train")
+        self._training = self._loader("train")
+        self._training.load_state_dict(self._position)
+        self._position = {}
+        return self._training
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._training.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # For Lightning the loader is made before it knows that it goes on inside an epoch.
+        self._position = state_dict
 
     @override
     def val_dataloader(self) -> DataLoader:
@@ -226,7 +243,7 @@ class BlurDataModule(LightningDataModule, ABC):
             check_reach(blur, capture)
         return max((blur.half_width for blur in blurs), default=0)
 
-    def _loader(self, split: Split) -> DataLoader:
+    def _loader(self, split: Split) -> Any:
         assert self.trainer is not None
         source, training = self.sources[split], split == "train"
         capture = self.test_capture if split in ("test", "predict") else self.capture
@@ -246,21 +263,22 @@ class BlurDataModule(LightningDataModule, ABC):
         )
         indices = self._unmeasured(split)
         process = {"rank": self.trainer.global_rank, "processes": self.trainer.world_size}
-        options: dict[str, Any] = {
-            "num_workers": self.num_workers,
-            "collate_fn": collate_readable,
-            "pin_memory": torch.cuda.is_available(),
-            "persistent_workers": self.num_workers > 0,
-        }
+        options = loader_options(self.num_workers)
         if capture.whole:
-            shapes = self._shapes(source, indices, reach=margin)
+            shapes = canonical_shapes(
+                source, indices, capture, reach=margin, threads=self.num_workers
+            )
             batches = ShapeBatches(indices, shapes, batch_size=self.batch_size, **process)
             return DataLoader(dataset, batch_sampler=batches, **options)
         sampler = KeyedSampler(indices, seed=self.seed if training else None, **process)
+        if not len(sampler):
+            raise InputError(
+                f"data: {len(indices)} images for {split} are fewer than the processes; start fewer"
+            )
         # After a resume workers fetch ahead before Lightning calls set_epoch.
         sampler.set_epoch(self.trainer.current_epoch)
         drop_last = training and len(sampler) >= self.batch_size
-        return DataLoader(
+        return KeyedLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **options
         )
 
@@ -274,23 +292,6 @@ class BlurDataModule(LightningDataModule, ABC):
         measured = module.measured_before()
         if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
             return everything  # so many batches from the first one on
-        return [index for index in everything if index not in measured]
-
-    def _shapes(
-        self, source: Source, indices: Sequence[int], *, reach: int
-    ) -> list[tuple[int, int]]:
-        """Shapes at the canonical scale, from the heads of the files, which take turns to wait."""
-        with ThreadPoolExecutor(max_workers=max(1, self.num_workers)) as pool:
-            shapes = list(pool.map(source.shape, indices))
-        capture = self.test_capture
-        for place, shape in enumerate(shapes):
-            if min(shape) == 0:
-                continue
-            rows, columns = resized_shape(shape, capture.canonical, capture.measure)
-            if min(rows, columns) <= reach:
-                raise InputError(
-                    f"{source.names[indices[place]]}: {columns}x{rows} pixels at the canonical "
-                    f"scale, and a blur reaches {reach} to each side; remove it, or blur less"
-                )
-            shapes[place] = rows, columns
-        return shapes
+        rest = [index for index in everything if index not in measured]
+        # A process without any would never come to the end, where all meet.
+        return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))

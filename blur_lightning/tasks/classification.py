@@ -80,6 +80,8 @@ class ClassificationTask(Task):
         self.consistency, self.feature_consistency = consistency, feature_consistency
         self.needs_sharp = max(consistency, feature_consistency) > 0
         self._levels: list[Level] = []
+        # What an epoch that a checkpoint cut short had in the diary.
+        self._noted: tuple[Tensor, Tensor, Tensor] | None = None
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
@@ -118,8 +120,24 @@ class ClassificationTask(Task):
                 self.trained_on += f", {name.replace('_', ' ')} {weight:g}"
 
     @override
-    def on_train_epoch_start(self) -> None:
+    def on_train_start(self) -> None:
         self._diary = BlurDiary(self.datamodule.blur)
+        if self._noted and self.trainer.is_global_zero:
+            draw, seed, epoch = self.datamodule.blur.draw, self.datamodule.seed, self.current_epoch
+            index, loss, hit = self._noted
+            blurs = [draw(seed=seed, index=i, epoch=epoch) for i in index.tolist()]
+            self._diary.add(epoch, index, blurs, loss, hit)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if hasattr(self, "_diary"):
+            checkpoint["diary"] = self._diary.noted(gather=self._gathered)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._noted = checkpoint.get("diary")
 
     @override
     def on_train_epoch_end(self) -> None:

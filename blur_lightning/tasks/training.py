@@ -1,8 +1,12 @@
 """What all trainings share: optimisers with their schedules, and losses that are numbers."""
 
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from lightning import LightningModule
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -42,21 +46,30 @@ def optimizers(
     return {"optimizer": made, "lr_scheduler": schedule}
 
 
-def divergence(loss: Tensor, step: int, images: list[int], *, resumable: bool) -> InputError:
-    """What to tell of a loss that is no number.
+def seed_batch(seed: int, trainer: Trainer, batch: int) -> None:
+    """Make what a network draws in a batch, as dropout does, a function of its key.
+
+    So a fit that goes on from a checkpoint draws what it would have drawn.
+    """
+    key = [seed, 5, trainer.current_epoch, batch, trainer.global_rank]
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def divergence(module: LightningModule, loss: Tensor, images: list[int]) -> InputError:
+    """What to tell of a loss of one batch that is no number.
 
     Args:
-        loss: Of one batch.
-        step: Of the optimiser.
+        module: What is trained.
+        loss: Of the batch.
         images: Which the batch holds.
-        resumable: Whether a checkpoint of an earlier epoch is there.
     """
+    resumable = (Path(module.trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists()
     advice = (
-        "go on with --ckpt_path last: the checkpoint of the last whole epoch is kept"
+        "go on with --ckpt_path last: the newest checkpoint is kept"
         if resumable
         else "start again: there is no checkpoint yet"
     )
     return InputError(
-        f"model: the loss is {loss.item()} at step {step}, images {images}; lower "
+        f"model: the loss is {loss.item()} at step {module.global_step}, images {images}; lower "
         f"--model.optimizer.lr or set --trainer.gradient_clip_val 1, and {advice}"
     )

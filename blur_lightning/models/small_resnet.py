@@ -21,7 +21,8 @@ def small_resnet(num_classes: int = 10, *, blur_pool: bool = False) -> nn.Module
     Args:
         num_classes: Number of classes.
         blur_pool: Halve the resolution by a blur with [1, 2, 1] / 4 along each axis and then every
-            second pixel (Zhang 2019, arXiv 1904.11486, section 3), instead of the latter alone.
+            second pixel (Zhang 2019, arXiv 1904.11486, section 3), instead of the latter alone. The
+            weights have the same names and shapes, so either takes those of the other.
 
     Returns:
         A network with random weights, from images (b, 3, h, w) of any size to logits
@@ -48,6 +49,7 @@ def _halving_block(inputs: int, outputs: int, blur_pool: bool) -> nn.Module:
     if not blur_pool:
         shortcut = downsample_conv(inputs, outputs, kernel_size=1, stride=2)
         return BasicBlock(inputs, outputs, stride=2, downsample=shortcut)
+    # The blur comes last, which is the same of a 1x1 convolution, and keeps the names.
     projection = downsample_conv(inputs, outputs, kernel_size=1)
-    shortcut = nn.Sequential(BlurPool2d(inputs), *projection)
+    shortcut = nn.Sequential(*projection, BlurPool2d(outputs))
     return BasicBlock(inputs, outputs, stride=2, downsample=shortcut, aa_layer=BlurPool2d)

@@ -32,6 +32,7 @@ MEASURES = {
     "ece": Measure("calibration error", 100, 1, "%", min),
     "aurc": Measure("area under risk-coverage", 100, 1, "%", min),
     "coverage": Measure("answered at 5 % risk", 100, 1, "%", max, 100.0),
+    "error": Measure("error against the sharp image", digits=1, unit="levels of 255"),
     "survival": Measure("decisions unchanged", 100, 1, "%", max, 100.0),
     "psnr": Measure("PSNR", unit="dB", best=max),
     "ssim": Measure("SSIM", digits=4, best=max, top=1.0),
@@ -49,6 +50,10 @@ AXES = {
     "M": ("box length", "px"),
     "G": ("Gaussian sigma", "px"),
     "airy": ("Airy radius", "px"),
+    # Of adversaries: what of a blur they are allowed.
+    "worst": ("error of the worst draw", "levels of 255"),
+    "kernel": ("error of the worst kernel", "levels of 255"),
+    "predicted": ("error of a predicted kernel", "levels of 255"),
 }
 # Okabe and Ito's colours, told apart with any colour vision; the marks differ as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -221,6 +226,8 @@ def _axis(condition: str) -> str:
     match = re.fullmatch(r"(\w+-?)(?:@([^%]+))?(?:%(.+))?", stem)
     symbol, angle, share = match.groups() if match else (stem, None, None)
     direction = f" at {angle}°" if angle else ""
+    if angle and angle[0].isalpha():  # of a mix, from which an adversary draws
+        direction = f" from {angle}"
     part = f" on {share} %" if share else ""
     if symbol.endswith("-"):
         return f"{symbol[:-1]} severity{direction}{part}"

@@ -111,7 +111,7 @@ class BlurLightningCLI(LightningCLI):
             self.config[str(self.subcommand)].trainer.default_root_dir = folder
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
         model = self.config[str(self.subcommand)].model.get("init_args", {})
-        for name in ("net", "restore", "loss", "optimizer", "lr_scheduler"):
+        for name in ("net", "restore", "loss", "adversary", "optimizer", "lr_scheduler"):
             if model.get(name) is not None:
                 _forget_former_class(model[name], f"model.{name}", self.words)
 
@@ -159,7 +159,7 @@ class AnalysisCLI(BlurLightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        return dict.fromkeys(("invariance", "residuals"), {"model", "datamodule"})
+        return {name: {"model", "datamodule"} for name in ("invariance", "residuals")}
 
     @override
     def before_instantiate_classes(self) -> None:

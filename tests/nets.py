@@ -25,6 +25,13 @@ class Diverging(MeanColour):
         return super().forward(image) * (float("nan") if self.training else 1.0)
 
 
+class Contrast(MeanColour):
+    """Classifies by how much each colour varies, which every blur changes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(image.std(dim=(2, 3)))
+
+
 class MeanColours(MeanColour):
     """The same on images at several scales."""
 

@@ -137,7 +137,7 @@ def resize_images(
     sides = (images.shape[-2], images.shape[-1])
     if size == sides:
         return images.float().div_(255)
-    if images.device.type == "cpu":
+    if images.device.type == "cpu" and not images.requires_grad:
         rows, columns = (
             resizing_bands(side, new, first=0, ratio=side / new, interpolation=interpolation)
             for side, new in zip(sides, size, strict=True)
@@ -164,7 +164,7 @@ def resize_crops(
             which are rounded.
         interpolation: The filter.
     """
-    if windows.device.type == "cpu":
+    if windows.device.type == "cpu" and not windows.requires_grad:
         side = windows.shape[-1]
         axis: Any = {"first": first, "ratio": scales[0] / scales[1]}
         axis |= {"interpolation": interpolation}

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
+from blur_lightning.blur.conditions import check_reach
 from blur_lightning.data.batches import (
     KeyedLoader,
     KeyedSampler,
@@ -123,7 +124,7 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        self._training = self._loader("train", self.blur.half_width)
+        self._training = self._loader("train")
         self._training.load_state_dict(self._position)
         self._position = {}
         return self._training
@@ -139,15 +140,15 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", self.val_blur.half_width)
+        return self._loader("val")
 
     @override
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", self._margin())
+        return self._loader("test")
 
     @override
     def predict_dataloader(self) -> DataLoader:
-        return self._loader("predict", self._margin())
+        return self._loader("predict")
 
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -164,17 +165,23 @@ class BlurDataModule(LightningDataModule, ABC):
         if self.trainer.training and not self.trainer.validating and "image" in batch:
             keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
             batch["blur"] = [self.blur.draw(seed=self.seed, index=i, epoch=e) for e, i in keys]
-            scales = batch["scale"].tolist()
             if getattr(self.trainer.lightning_module, "needs_sharp", False):
-                sharp = batch.get("sharp", batch["image"])
-                blurs = [Blur("sharp")] * len(sharp)
-                batch["sharp"] = self._normalized(self.capture.at_scales(sharp, blurs, scales))
-            images = self.capture.at_scales(batch["image"], batch["blur"], scales)
-            batch["image"] = self._normalized(images)
+                windows = batch.get("sharp", batch["image"])
+                batch["sharp"] = self.in_training(windows, [Blur("sharp")] * len(windows), batch)
+            batch["window"] = batch["image"]
+            batch["image"] = self.in_training(batch["window"], batch["blur"], batch)
         return batch
 
-    def blurred(self, batch: dict[str, Any], blurs: Sequence[Blur]) -> Tensor | list[Tensor]:
+    def in_training(self, windows: Tensor, blurs: Any, batch: dict[str, Any]) -> Tensor:
+        """Turn windows into what the network sees of them, each at the scale drawn for it."""
+        return self._normalized(self.capture.at_scales(windows, blurs, batch["scale"].tolist()))
+
+    def blurred(self, batch: dict[str, Any], blurs: Any) -> Tensor | list[Tensor]:
         """Turn the sharp images of a batch into the network's input, each with its own blur.
+
+        Args:
+            batch: Its `image` holds the sharp ones.
+            blurs: A `Blur`, or a kernel, for each: see `Capture`.
 
         Returns:
             (b, 3, h, w), or a list of them where the capture has several scales.
@@ -227,14 +234,16 @@ class BlurDataModule(LightningDataModule, ABC):
             "kernel_banks": self.blur.bank_hashes("training") if "train" in self.sources else {},
         }
 
-    def _margin(self) -> int:
-        """Pixels that the widest test condition draws on beyond a window."""
-        conditions = getattr(self.trainer.lightning_module, "conditions", ())  # type: ignore[union-attr]
-        for blur in conditions:
-            check_reach(blur, self.test_capture)
-        return max((blur.half_width for blur in conditions), default=0)
+    def _margin(self, split: Split, capture: Capture) -> int:
+        """Pixels that the widest blur of a split draws on beyond a window."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        own = {"train": [self.blur, *getattr(module, "attacks", ())], "val": [self.val_blur]}
+        blurs = own.get(split, getattr(module, "conditions", ()))
+        for blur in blurs:
+            check_reach(blur, capture)
+        return max((blur.half_width for blur in blurs), default=0)
 
-    def _loader(self, split: Split, margin: int) -> Any:
+    def _loader(self, split: Split) -> Any:
         assert self.trainer is not None
         source, training = self.sources[split], split == "train"
         capture = self.test_capture if split in ("test", "predict") else self.capture
@@ -245,6 +254,7 @@ class BlurDataModule(LightningDataModule, ABC):
                 "data.capture.crop: training needs a square, e.g. 224; for tests of whole images "
                 "set data.test_whole true"
             )
+        margin = self._margin(split, capture)
         dataset = WindowDataset(
             source,
             capture,
@@ -286,14 +296,3 @@ class BlurDataModule(LightningDataModule, ABC):
         rest = [index for index in everything if index not in measured]
         # A process without any would never come to the end, where all meet.
         return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))
-
-
-def check_reach(blur: BlurDistribution, capture: Capture) -> None:
-    """Refuse a blur that is wider than an image: InputError."""
-    name = "crop" if capture.order == "crop_first" else "canonical"
-    side = getattr(capture, name)
-    if blur.half_width >= side:
-        raise InputError(
-            f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
-            f"an image of data.capture.{name} {side}; use a smaller one"
-        )

@@ -68,6 +68,18 @@ class Gain(nn.Module):
         return self.gain * image
 
 
+class EncodedColour(PixelColour):
+    """The same behind an encoder, which begins as the identity."""
+
+    def __init__(self, classes: int = 21) -> None:
+        super().__init__(classes)
+        self.encoder = nn.Conv2d(3, 3, 1, bias=False)
+        nn.init.dirac_(self.encoder.weight)
+
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        return super().forward(self.encoder(image))
+
+
 class Offset(nn.Module):
     """Restores by adding one number to all values, which it learns; if asked at three scales."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from nets import EncodedColour
 from PIL import Image
 from pyarrow import parquet
 from small_voc import VAL, labels, write_image, write_list, write_mask, write_voc
@@ -150,6 +151,21 @@ def test_losses_of_segmentation_models_pytorch_train(command, loss, precision):
     assert read_records(out)
 
 
+def test_an_encoder_has_a_learning_rate_of_its_own(command):
+    words = ["--model.net", "nets.EncodedColour", "--model.net.classes", 21]
+    checkpoints = {}
+    for rate in ("0", "null"):
+        out = command("fit", *words, "--model.encoder_lr", rate)
+        checkpoints[rate] = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+    (slow, plain), net = (c["state_dict"] for c in checkpoints.values()), EncodedColour(21)
+    assert torch.equal(slow["net.encoder.weight"], net.encoder.weight)
+    assert not torch.equal(slow["net.linear.weight"], net.linear.weight)
+    assert not torch.equal(plain["net.encoder.weight"], net.encoder.weight)
+    groups = checkpoints["0"]["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0, 0.1]
+    assert [len(group["params"]) for group in groups] == [1, 2]
+
+
 def test_predictions_are_label_maps_of_the_photographs_size(command, tmp_path):
     out = command("predict", "--model.tile", 16, "--model.overlap", 2)
     names = sorted(path.stem for path in (out / "predictions/D2/JPEGImages").iterdir())
@@ -259,6 +275,12 @@ def test_a_list_of_classes_that_the_network_does_not_fit_is_named(command, tmp_p
         assert command(verb) == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"the 25 classes of {path}; for segmentation_models_pytorch add" in line
+
+
+def test_a_learning_rate_of_an_encoder_needs_one(command, capsys):
+    assert command("fit", "--model.encoder_lr", "0.01") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"model\.encoder_lr: the network has no `encoder`", line), line
 
 
 def test_data_without_masks_is_refused(command, capsys):

@@ -20,6 +20,7 @@ from blur_lightning.tasks.examples import to_bytes
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
 from blur_lightning.tasks.pixels import best_classes, count_pixels, tables_of, values_of
 from blur_lightning.tasks.rows import Columns
+from blur_lightning.tasks.training import optimizers
 from blur_lightning.tiles import by_tiles, on_multiples
 
 
@@ -56,6 +57,9 @@ class SegmentationTask(Task):
         optimizer: The optimiser, whole; needed by fit only.
         lr_scheduler: Schedule of the learning rate; None keeps it.
         lr_interval: Whether the schedule counts epochs or optimiser steps.
+        encoder_lr: Learning rate of the network's `encoder`, which is trained already in most of
+            segmentation_models_pytorch's; None is the optimiser's. OneCycleLR then takes two
+            numbers as max_lr, that of the encoder first.
         freeze: How many of the network's first blocks fit keeps as they are, weights and batch
             statistics; 0 trains all.
         channels_last: Keep images and weights with the channels last in memory, which is faster
@@ -84,6 +88,7 @@ class SegmentationTask(Task):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
+        encoder_lr: float | None = None,
         freeze: int = 0,
         channels_last: bool = False,
         compile: bool = False,
@@ -110,6 +115,7 @@ class SegmentationTask(Task):
             )
         if min(boundary_width, *widths) < 1:
             raise InputError("model.boundary_width, model.widths: 1 pixel or more")
+        self.encoder_lr = encoder_lr
         self.loss = loss or nn.CrossEntropyLoss(ignore_index=VOID)
         self.boundary: Boundary = boundary
         self.boundary_width, self.widths = boundary_width, sorted({*widths, boundary_width})
@@ -157,6 +163,16 @@ class SegmentationTask(Task):
         self.check_loss(loss, batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    @override
+    def configure_optimizers(self) -> Any:
+        return optimizers(
+            self,
+            self.optimizer,
+            self.lr_scheduler,
+            interval=self.lr_interval,
+            encoder_lr=self.encoder_lr,
+        )
 
     @override
     def on_train_start(self) -> None:

@@ -121,6 +121,13 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
 	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done
 	$(VENV)/bin/python docs/gallery.py
+	$(PROGRAM) analyze invariance $(BASE)/demo_scenes.yaml --trainer.default_root_dir $(DEMO)/invariance \
+		--model.conditions '[D2, D4, H8, shake]' --model.net blur_lightning.models.finetuned \
+		--model.net.net timm.create_model --model.net.net.model_name test_resnet \
+		--model.net.net.dict_kwargs.num_classes 10 \
+		--model.net.checkpoint $(DEMO)/scenes_sharp/checkpoints/last.ckpt \
+		--ckpt_path $(DEMO)/scenes_mix/checkpoints/last.ckpt
+	cp $(DEMO)/invariance/invariance.csv docs/invariance_scenes.csv
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
@@ -131,3 +138,4 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps \
 		--out experiments/results/segment_stamps_claims.csv --records experiments/results/segment_stamps.csv
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html --figure docs/segment_stamps.svg
+	$(VENV)/bin/python benchmarks/gap.py --out experiments/results/segmentation_gap.csv

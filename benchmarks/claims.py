@@ -46,6 +46,7 @@ from blur_lightning.robustness import (
     write_records,
     write_table,
 )
+from blur_lightning.rounding import rounded
 from blur_lightning.tested import Measured, load_run
 
 SHARP, DISKS, SHAKE = "sharp", "sharp+D1+D2+D3", "0.2*sharp+0.8*shake"
@@ -335,7 +336,8 @@ def check(paths: Sequence[Path], *, out: Path | None = None) -> None:
         judged, numbers, unit = verdict(differences, estimates), [], UNITS[differences[0].metric][1]
         for difference, interval in zip(differences, estimates, strict=True):
             half = (interval.high - interval.low) / 2
-            numbers.append(f"{difference.label} {interval.mean:+.2f} ± {half:.2f}")
+            mean = rounded(interval.mean, 2, sign="+")
+            numbers.append(f"{difference.label} {mean} ± {rounded(half, 2)}")
             row = {"claim": claim, "verdict": judged, "difference": difference.label}
             threshold = {"threshold": difference.threshold, "unit": unit}
             rows.append(row | interval._asdict() | threshold)

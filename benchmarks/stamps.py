@@ -13,7 +13,9 @@ An image has 500x375 pixels, like most of VOC's: a part of a ground, and one to 
 any class at a random place, size, side and small rotation, which may cover one another. A mask is
 exact: a class where an object covers 95 % of a pixel or more, and void (255) where it covers 5 to
 95 %, a line of 1 to 3 pixels, where VOC's is 5 wide. Training and validation share neither objects
-nor grounds. An image is a function of (seed, index) and its split; its bytes depend on Pillow too.
+nor grounds. Grounds to train on are few: their channels change places, their gamma varies, and half
+are upside down; those of validation stay as they are. An image is a function of (seed, index) and
+its split; its bytes depend on Pillow too.
 
 The result has VOC's layout, for `VOCDataModule`, and provenance.json, which lists what went in.
 """
@@ -63,6 +65,7 @@ ENLARGEMENT = 2  # at most; an image of 500x375 at a geometric mean of 256 takes
 ANGLE = 15  # degrees to either side
 OUTSIDE = 0.2  # of an object's sides, at most
 VAL_OBJECTS, VAL_IMAGES = 0.3, 1 / 6  # shares of the stamps and grounds, and of the images
+GAMMA = 2.0  # of the grounds to train on, 1/2 to 2
 QUALITY = 95  # of the JPEGs
 
 
@@ -71,6 +74,7 @@ class Parts(NamedTuple):
 
     grounds: Sequence[Path]
     stamps: Mapping[str, Sequence[Path]]  # by class
+    vary: bool  # turn and recolour the grounds: those to train on are few
 
 
 def find_stamps(source: Path) -> dict[str, list[Path]]:
@@ -117,6 +121,8 @@ def divide(files: Sequence[Path], key: Sequence[int]) -> tuple[list[Path], list[
 def compose(parts: Parts, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Make one image, uint8 (375, 500, 3), and its mask, uint8 (375, 500)."""
     image = _ground(parts.grounds[generator.integers(len(parts.grounds))], generator)
+    if parts.vary:
+        image = vary_ground(image, generator)
     mask = np.zeros(image.shape[:2], dtype=np.uint8)
     names = list(parts.stamps)
     for _ in range(generator.integers(1, 4)):
@@ -143,6 +149,17 @@ def _ground(file: Path, generator: np.random.Generator) -> np.ndarray:
         (WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
     )
     return np.asarray(part)[:, :: generator.choice((-1, 1))].astype(np.float32)
+
+
+def vary_ground(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shuffle the channels of a ground, draw its gamma, and turn half of them upside down.
+
+    Args:
+        image: float32 (h, w, 3), 0 to 255.
+        generator: Of all draws.
+    """
+    image = image[:: generator.choice((-1, 1)), :, generator.permutation(3)]
+    return 255 * (image / 255) ** np.float32(GAMMA ** generator.uniform(-1, 1))
 
 
 def _object(file: Path, generator: np.random.Generator) -> np.ndarray:
@@ -208,7 +225,8 @@ def build(source: Path, out: Path, *, images: int, seed: int) -> dict[str, Any]:
         for number, files in enumerate(find_stamps(source).values())
     ]
     parts = [
-        Parts(grounds[i], {n: s[i] for n, s in zip(CLASSES, stamps, strict=True)}) for i in (0, 1)
+        Parts(grounds[i], {n: s[i] for n, s in zip(CLASSES, stamps, strict=True)}, vary=i == 0)
+        for i in (0, 1)
     ]
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

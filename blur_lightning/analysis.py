@@ -64,6 +64,12 @@ class InvarianceAnalysis(LightningModule):
         self.maps = Maps([], {})
 
     @override
+    def on_test_start(self) -> None:
+        count = len(self.datamodule.sources["test"].names)
+        if not 0 <= self.image < count:
+            raise InputError(f"image: {self.image} is not 0 to {count - 1}, a place in the data")
+
+    @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         if "image" not in batch:  # nothing in it could be read
             return
@@ -124,10 +130,10 @@ class InvarianceAnalysis(LightningModule):
             for name in self.layers
             for number in range(len(self.conditions))
         ]
-        if not self.maps.pictures:
-            raise InputError(f"image: {self.image} was not among the images; give a smaller number")
         folder = Path(self.trainer.default_root_dir)
         write_table(folder / "invariance.csv", [_columns(rows)])
+        if not self.maps.pictures:  # unreadable, or beyond the batches that the trainer was given
+            raise InputError(f"image: {self.image} was not seen; only invariance.csv was written")
         self._write(folder / "invariance.npz", self._arrays())
         picture = maps_png(self.maps, rows)
         self._write(folder / "invariance.png", picture)

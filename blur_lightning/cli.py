@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from blur_lightning.errors import InputError
+from blur_lightning.errors import InputError, Terminated
 
 LIGHTNING_VERBS = {
     "fit": "train a network on a mix of blurs, then test it under each condition",
@@ -24,6 +24,7 @@ ANALYSES = {
 }
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
+    "init": ("blur_lightning.starting:init", "copy the experiments and sweeps into a folder"),
     "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
     "compare": (
         "blur_lightning.comparison:compare",
@@ -148,6 +149,9 @@ def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
     try:
         result = command()
         status = result if isinstance(result, int) else 0
+    except Terminated as end:
+        status = int(end.code or 1)
+        line = f"ended by {end.signal}; all is kept, the same command goes on from there"
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning passes an interrupt on as an exit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
@@ -155,6 +159,11 @@ def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
         status, line = 130, "interrupted; no file was left half-written"
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("blur_lightning"):
+            raise
+        status, line = 2, f"{error.name} is missing in this Python; activate the environment "
+        line += "(. .venv/bin/activate) or make it (make install)"
     except Exception as error:
         problem = _problem(error, words)
         if problem is None:

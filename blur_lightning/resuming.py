@@ -36,7 +36,7 @@ def agree(settings: Mapping[str, Any], out: Path, files: Iterable[str], *, kind:
         before = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, OSError, RecursionError) as error:
         raise InputError(f"{file}: tells no settings of {kind}; choose another --out") from error
-    for name in settings | before:
+    for name in dict(settings) | before:
         old, new = (json.dumps(x.get(name), ensure_ascii=False) for x in (before, settings))
         if old != new:
             raise InputError(f"{out}: {kind} of {name} {old}, not {new}; choose another --out")

@@ -47,7 +47,9 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
         root, files = path.parent, [path]
         if path.is_dir():
             root = path
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
+            files = sorted(
+                x for x in path.rglob("*") if x.suffix.lower() in ENDINGS and x.is_file()
+            )
         if not path.exists() or not files:
             problem = "holds no videos" if path.exists() else "not found"
             raise InputError(f"{path}: {problem}; name videos or folders of them")
@@ -107,10 +109,10 @@ def _reduced(picture: Any, reduce: int) -> np.ndarray:
     if picture.rotation:  # a multiple of 90 degrees, counter-clockwise
         pixels = np.ascontiguousarray(np.rot90(pixels, round(picture.rotation / 90)))
     rows, columns = (side // reduce for side in pixels.shape[:2])
-    if reduce == 1 or not rows or not columns:
-        return pixels
-    cv2 = import_extra("cv2")
     whole = pixels[: rows * reduce, : columns * reduce]
+    if reduce == 1 or not whole.size:
+        return whole
+    cv2 = import_extra("cv2")
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
 
 

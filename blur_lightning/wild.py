@@ -90,8 +90,8 @@ def build_wild(
             mean, as its share; more is a variable frame rate. null does not look.
         light: What is averaged: the values in the file, as the paper does, or the light that they
             stand for, as a camera does.
-        test: Videos of the test, by name: the path below its folder without ending, / written as -.
-            null draws them.
+        test: Videos of the test, as a list of names: '[one, other]'. A name is the path below its
+            folder without ending, / written as -. null draws them.
         test_share: Share of the videos that is drawn for the test, in [0, 1). Whether a video is
             depends on its name and the seed alone.
         seed: Seed of the draws, 0 or more. Further videos change no other draw.
@@ -104,6 +104,8 @@ def build_wild(
             raise InputError(f"--{name}: {value} is not {bound} or more")
     if not max_flow > 0:
         raise InputError(f"--max_flow: {max_flow} is not above 0")
+    if outliers > 1:
+        raise InputError(f"--outliers: {outliers} is not in [0, 1]")
     if not 0 <= test_share < 1:
         raise InputError(f"--test_share: {test_share} is not in [0, 1)")
     bounds = (max_flow, outliers, max_error, min_blur, jitter)
@@ -212,7 +214,7 @@ def _summary(notes: Notes) -> tuple[str, Counter[str]]:
     windows = notes.windows.values()
     reasons = Counter(window.discarded for window in windows)
     line = f"{reasons['']} of {len(windows)} windows kept"
-    if sizes := [window.blur_size for window in windows if not window.discarded]:
+    if sizes := [x.blur_size for x in windows if x.blur_size is not None and not x.discarded]:
         line += f", blur of {np.mean(sizes):.1f} px"
     others = "".join(f"; {count} {reason}" for reason, count in reasons.most_common() if reason)
     return line + others, reasons

@@ -67,7 +67,10 @@ def writing_notes(file: Path, notes: Notes) -> Iterator[Callable[[Window | str],
 
         def add(found: Window | str) -> None:
             kind = "problem" if isinstance(found, str) else "window"
-            stream.write(json.dumps({kind: found}) + "\n")
-            stream.flush()
+            try:
+                stream.write(json.dumps({kind: found}) + "\n")
+                stream.flush()
+            except OSError as error:
+                raise InputError(f"{file}: cannot be written ({error.strerror})") from error
 
         yield add

@@ -25,6 +25,13 @@ class Diverging(MeanColour):
         return super().forward(image) * (float("nan") if self.training else 1.0)
 
 
+class Contrast(MeanColour):
+    """Classifies by how much each colour varies, which every blur changes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(image.std(dim=(2, 3)))
+
+
 class MeanColours(MeanColour):
     """The same on images at several scales."""
 
@@ -59,6 +66,18 @@ class Gain(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.gain * image
+
+
+class EncodedColour(PixelColour):
+    """The same behind an encoder, which begins as the identity."""
+
+    def __init__(self, classes: int = 21) -> None:
+        super().__init__(classes)
+        self.encoder = nn.Conv2d(3, 3, 1, bias=False)
+        nn.init.dirac_(self.encoder.weight)
+
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        return super().forward(self.encoder(image))
 
 
 class Offset(nn.Module):

@@ -203,6 +203,9 @@ def test_photographs_are_restored_whole_with_all_bits_and_notes(tmp_path, comman
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {"deep.png", "turned.jpg"}
     assert float(rows["deep.png"]["residual"]) == pytest.approx(0.1, abs=1e-4)
+    page = (tmp_path / "run/before_after.html").read_text()
+    assert "deep.png, 47x33 pixels, mean change" in page
+    assert "turned.jpg, 30x44 pixels, mean change" in page  # upright
 
 
 def test_tiles_change_nothing_where_they_overlap_enough():

@@ -42,7 +42,7 @@ def small(task, folder):
         options = {"root": str(write_voc(folder / "voc")), "capture": capture, "batch_size": 4}
         data = {"class_path": "blur_lightning.data.VOCDataModule", "init_args": options}
         (folder / "voc.yaml").write_text(yaml.safe_dump(data))
-        net = ["--model.net", "nets.PixelColour", "--model.net.classes", "21"]
+        net = ["--model.net", "nets.EncodedColour", "--model.net.classes", "21"]
         return [*net, *LIMITS, "--data", str(folder / "voc.yaml")]
     if task.endswith(".DeblurringTask"):
         return ["--model.net", "nets.Offset", *LIMITS, *SCENES]

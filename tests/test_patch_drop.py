@@ -139,6 +139,7 @@ def test_random_patches_depend_on_the_image_alone(images):
     assert kept.sum(dim=1).tolist() == [5] * 5
     assert len({tuple(row.tolist()) for row in kept}) > 1
     assert torch.equal(net.kept(images[2:]), kept[2:])
+    assert torch.equal(net.kept(images.contiguous(memory_format=torch.channels_last)), kept)
     # Rounding in the normalisation leaves the 8 bits alone.
     assert torch.equal(net.kept(images * (1 + 1e-6)), kept)
     assert not torch.equal(kept, PatchDrop(make(), keep=5 / 9).kept(images))
@@ -177,6 +178,9 @@ def test_removal_has_gradients_and_leaves_the_network_as_it_was(images):
 def test_half_precision_is_scored_in_single(images):
     net = PatchDrop(make().bfloat16(), threshold=5000.0)
     assert net.sharpness(images.bfloat16()).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net.sharpness(images)
+    torch.testing.assert_close(mixed, net.sharpness(images), rtol=0, atol=0)
     assert net(images.bfloat16()).dtype == torch.bfloat16
 
 

@@ -6,7 +6,17 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from stamps import CLASSES, GROUNDS, STAMPS, build, divide, find_stamps, main, paste
+from stamps import (
+    CLASSES,
+    GROUNDS,
+    STAMPS,
+    build,
+    divide,
+    find_stamps,
+    main,
+    paste,
+    vary_ground,
+)
 
 from blur_lightning.data import VOCDataModule
 from blur_lightning.errors import InputError
@@ -51,19 +61,22 @@ def test_a_set_has_vocs_layout_and_exact_masks(source):
     train, val = data.source("train"), data.source("val")
     assert (len(train.names), len(val.names)) == (15, 3)
     assert data.class_names == ("background", *CLASSES)
-    seen = set()
+    seen, brightest = set(), 0.0
     for index in range(15):
         image, mask = train.load(index).astype(int), train.mask(index)
         assert image.shape == (375, 500, 3)
         assert set(np.unique(mask)) <= {*range(len(CLASSES) + 1), 255}
         assert 0 < (mask == 255).mean() < 0.05
-        assert image[mask == 0].mean() < 20
+        assert image[mask == 0].mean() < 75  # the gamma of a ground to train on may be 1/2
+        brightest = max(brightest, image[mask == 0].mean())
         for label in set(np.unique(mask)) - {0, 255}:
             # JPEG scatters; the wrong class or a shift would be off by more.
             errors = np.abs(image[mask == label] - colour(int(label)))
             assert np.median(errors) <= 3
             seen.add(label)
     assert len(seen) == len(CLASSES)
+    assert brightest > 20
+    assert all(val.load(i)[val.mask(i) == 0].mean() < 20 for i in range(3))
     assert sum(facts["images_with"]["train"].values()) >= 15
     written = json.loads((source / "set/provenance.json").read_text())
     assert written == facts
@@ -78,6 +91,21 @@ def test_training_and_validation_share_neither_objects_nor_grounds(source):
         assert len({*train["stamps"][name], *val["stamps"][name]}) == 4
         assert len(val["stamps"][name]) == 1
     assert divide(["a", "b"], [0])[0] != divide(["a", "b"], [0])[1]
+
+
+def test_grounds_to_train_on_have_other_colours_gamma_and_direction():
+    image = np.zeros((2, 1, 3), dtype=np.float32)
+    image[0, 0], image[1, 0] = (0, 64, 255), (255, 64, 32)
+    orders, turned, gammas = set(), set(), []
+    for seed in range(200):
+        varied = vary_ground(image, np.random.default_rng(seed))
+        top = varied[0, 0]
+        gammas.append(np.log(np.median(top) / 255) / np.log(64 / 255))
+        orders.add(tuple(np.argsort(top).tolist()))
+        turned.add(bool(top.min() > 0))
+    assert (len(orders), len(turned)) == (6, 2)
+    assert 0.5 <= min(gammas) < 0.55
+    assert 1.9 < max(gammas) <= 2.0001
 
 
 def test_an_image_is_a_function_of_seed_and_index(source):

@@ -81,6 +81,8 @@ def test_frames_too_small_for_a_flow_are_told(tmp_path):
     path = write_video(tmp_path / "a.avi", FRAMES)
     with pytest.raises(UnreadableVideoError, match=r"16x12 pixels after --reduce 4; .* 16 or more"):
         next(read_frames(path, reduce=4))
+    with pytest.raises(UnreadableVideoError, match="0x0 pixels after --reduce 65"):
+        next(read_frames(path, reduce=65))
 
 
 def test_a_file_without_pictures_is_told(tmp_path):
@@ -114,6 +116,7 @@ def test_videos_have_the_names_of_their_paths(tmp_path):
     for name in ("b/x.mp4", "b/deep/y.MOV", "c.avi", "b/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "b/folder.mp4").mkdir()
     found = find_videos([tmp_path / "b", tmp_path / "c.avi"])
     assert found == {
         "x": tmp_path / "b/x.mp4",

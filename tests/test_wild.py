@@ -347,6 +347,7 @@ def test_where_no_window_is_kept_the_reasons_are_counted(build, videos, out):
         (["--step", 0], "--step: 0 is not 1 or more"),
         (["--max_flow", 0], "--max_flow: 0.0 is not above 0"),
         (["--outliers", -1], "--outliers: -1.0 is not 0 or more"),
+        (["--outliers", 5], "--outliers: 5.0 is not in [0, 1]"),
         (["--max_error", "nan"], "--max_error: Expected a float"),
         (["--test_share", 1], "--test_share: 1.0 is not in [0, 1)"),
         (["--test", "[d]"], "--test: no video has the name 'd'; there are a, c, deep-b"),

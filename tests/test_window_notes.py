@@ -1,5 +1,6 @@
 """Notes of windows: what was written is read, but for a line that was cut off."""
 
+import io
 import os
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def test_files_of_somebody_else_are_told(tmp_path, text):
     (tmp_path / "notes").write_text(text)
     with pytest.raises(InputError, match="notes: tells nothing of windows"):
         read_notes(tmp_path / "notes")
+
+
+def test_a_full_disk_is_told(tmp_path, source, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode, **x: Full() if mode == "a" else opened(self, mode, **x)
+    )
+    with pytest.raises(InputError, match=r"notes: cannot be written \(No space left"):
+        write(tmp_path / "notes", source, KEPT)
 
 
 def test_a_source_is_told_by_place_size_and_time(tmp_path, source, monkeypatch):

@@ -134,7 +134,8 @@ class PatchDrop(nn.Module):
             )
         # The mean of the normalisation is a constant, which has no Laplacian.
         weights = 255 * images.new_tensor(_GREY, dtype=torch.float32) * self._std(images)
-        grey = torch.einsum("bchw,c->bhw", images.float(), weights)
+        # No matrix product, which mixed precision would round.
+        grey = (images.float() * weights[:, None, None]).sum(dim=1)
         patches = grey.unflatten(2, (-1, width)).unflatten(1, (-1, height))
         patches = patches.permute(0, 1, 3, 2, 4).flatten(1, 2)
         p = F.pad(patches, (1, 1, 1, 1), mode="reflect")
@@ -145,8 +146,11 @@ class PatchDrop(nn.Module):
     def _random(self, images: Tensor, number: int) -> Tensor:
         """Random merits (b, n) that depend on nothing but the 8-bit pixels of each image."""
         scale, zero = self._std(images)[:, None, None], self._normalized_zero(images).float()
-        pixels = (255 * (images.float() - zero) * scale).round().byte().cpu().numpy()
-        drawn = [np.random.default_rng(zlib.crc32(image)).random(number) for image in pixels]
+        pixels = (255 * (images.float() - zero) * scale).round().byte().contiguous()
+        drawn = [
+            np.random.default_rng(zlib.crc32(image)).random(number)
+            for image in pixels.cpu().numpy()
+        ]
         return torch.from_numpy(np.stack(drawn)).to(images.device)
 
     def _std(self, images: Tensor) -> Float[Tensor, " 3"]:

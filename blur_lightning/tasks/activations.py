@@ -112,7 +112,9 @@ def _note(
         )
     # At once, since the next layer may write over what it is given.
     x = x if x.ndim == 3 or _channels_last(net, name, x) else x.movedim(1, -1)
-    answers[name] = Answer(x > 0, x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x)
+    answers[name] = Answer(
+        x > 0, x.flatten(1, -2).mean(dim=1, dtype=torch.float32) if x.ndim > 2 else x
+    )
 
 
 def _channels_last(net: nn.Module, name: str, x: Tensor) -> bool:

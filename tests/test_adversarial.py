@@ -160,7 +160,7 @@ def fitted(folder, *words, verb="fit"):
         *("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1"),
         *("--data", "ScenesDataModule", "--data.train_count", "24"),
         *("--data.test_count", "4", "--data.batch_size", "8", "--data.num_workers", "0"),
-        *("--data.blur", "sharp+D2", "--data.flip", "false"),
+        *("--data.blur", "sharp+D2"),
         *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
         *("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
         *("--trainer.log_every_n_steps", "1", "--trainer.default_root_dir", str(folder), *words),

@@ -51,5 +51,5 @@ def _halving_block(inputs: int, outputs: int, blur_pool: bool) -> nn.Module:
         return BasicBlock(inputs, outputs, stride=2, downsample=shortcut)
     # The blur comes last, which is the same of a 1x1 convolution, and keeps the names.
     projection = downsample_conv(inputs, outputs, kernel_size=1)
-    shortcut = nn.Sequential(*projection, BlurPool2d(outputs))
+    shortcut = nn.Sequential(*projection.children(), BlurPool2d(outputs))
     return BasicBlock(inputs, outputs, stride=2, downsample=shortcut, aa_layer=BlurPool2d)

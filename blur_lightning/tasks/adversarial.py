@@ -114,11 +114,13 @@ class AdversarialBlurTask(ClassificationTask):
     @override
     def setup(self, stage: str) -> None:
         mix, training = self.datamodule.blur, stage == "fit"
-        if training and self.budget is None:
-            raise InputError(
-                "model.budget: fit needs one, in levels of 255, e.g. 20; 255 sets no limit"
-            )
-        budgets = [self.budget] if training else self.budgets if stage == "test" else []
+        budgets = self.budgets if stage == "test" else ()
+        if training:
+            if self.budget is None:
+                raise InputError(
+                    "model.budget: fit needs one, in levels of 255, e.g. 20; 255 sets no limit"
+                )
+            budgets = (self.budget,)
         pairs = zip(str(mix).split("+"), mix.components, strict=True)
         blurs = [text for text, part in pairs if part.family != "sharp"]
         if training and not blurs:

@@ -127,6 +127,8 @@ class WorstDraw(Adversary):
 class _KernelAdversary(Adversary):
     """An adversary that makes kernels of its own: a softmax over their taps."""
 
+    offset: Tensor  # of each row and column from the middle
+
     def __init__(self, size: int, centre: float, smoothness: float) -> None:
         super().__init__()
         if size < 3 or size % 2 == 0:

@@ -174,6 +174,8 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         option, equals, value = word.partition("=")
         if option.startswith("--"):
             text = value if equals else "".join(words[number + 1 : number + 2])
+            if option == "--trainer.default_root_dir":  # may be named by a file, and is none
+                continue
             key = "" if option == "--config" else option.removeprefix("--")
             try:
                 settings |= _flat(key, yaml.safe_load(text), Path())

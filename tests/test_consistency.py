@@ -75,8 +75,8 @@ def trained(**options):
         validating=False,
         lightning_module=task,
     )
-    task._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_step=0)
-    task.on_train_epoch_start()
+    task._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_step=0, global_rank=0)
+    task.on_train_start()
     task.log = lambda *args, **kwargs: None
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     task.on_train_batch_start(batch, 0)

@@ -125,7 +125,7 @@ def test_pairs_are_counted_and_gopros_are_known(tmp_path, monkeypatch):
     write_folders(tmp_path / "mine/test")
     found = pairs(tmp_path / "mine", trains=False)
     assert found.what.endswith("mine: test 3")
-    assert "gopro, reds" in pairs(tmp_path, layout="x").remedy
+    assert "gopro, wild, reds" in pairs(tmp_path, layout="x").remedy
     missing = pairs(tmp_path / "mine")
     assert missing.mark == "missing"
     assert "mine/train: there is no such folder" in missing.what

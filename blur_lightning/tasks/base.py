@@ -127,8 +127,9 @@ class Task(LightningModule, ABC):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        seed_batch(self.datamodule.seed, self.trainer, batch_idx)
-        self.trained_on = self.datamodule.training_mix
+        data, key = self.datamodule, {"epoch": self.current_epoch, "process": self.global_rank}
+        seed_batch(data.seed, batch=batch_idx, **key)
+        self.trained_on = data.training_mix
         for name in self._frozen:  # by name: Lightning may have put other modules in their place
             self.net.get_submodule(name).eval()
         if self._freeze:

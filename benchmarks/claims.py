@@ -1,8 +1,11 @@
-"""Checks what Vasiljevic et al. 2016 (arXiv 1611.05760) claim on runs of one's own.
+"""Checks what two papers claim on runs of one's own.
+
+They are Vasiljevic et al. 2016 (arXiv 1611.05760) and Noroozi et al. 2017 (arXiv 1701.01486).
 
     python benchmarks/claims.py runs/vasiljevic2016_table3_fashion [--out FILE.csv]
         [--records FILE.csv]
     python benchmarks/claims.py runs/segment_stamps [...]
+    python benchmarks/claims.py runs/deblur_wild_small [...]
 
 RUNS are folders of the tests of one network that was trained on each mix of a `Study`, with the
 same two or more seeds each; those trained on anything else are passed over. A claim is a set of
@@ -43,18 +46,24 @@ from blur_lightning.robustness import (
     write_records,
     write_table,
 )
+from blur_lightning.rounding import rounded
 from blur_lightning.tested import Measured, load_run
 
 SHARP, DISKS, SHAKE = "sharp", "sharp+D1+D2+D3", "0.2*sharp+0.8*shake"
 MIXES = (SHARP, "sharp+D2", DISKS, "sharp+D3", "D3", SHAKE)
 RADII = ("sharp", "D1", "D2", "D3", "D4")
 LARGE_DISKS, LARGE_RADII = "sharp+D2+D4+D6", ("sharp", "D2", "D4", "D6", "D8")
+WILD, SHIFT_INVARIANT = "wild_small", "wild_small (sharp, and shake)"
+GAIN = "psnr_gain"  # over the blurry image; not in any record
 # Metric -> what it is multiplied by, and the unit that results.
 UNITS = {
     "top1": (100, "points"),
     "entropy": (1, "nats"),
     "miou": (100, "points"),
     "boundary_miou": (100, "points"),
+    "psnr": (1, "dB"),
+    "psnr_input": (1, "dB"),
+    GAIN: (1, "dB"),
 }
 
 Cell = tuple[str, str]  # the mix that was trained on, the blur that was tested under
@@ -67,7 +76,7 @@ class Difference(NamedTuple):
 
     Attributes:
         label: How it is printed.
-        weights: Of the mean of each cell; they sum to 0.
+        weights: Of the mean of each cell; they sum to 0, unless the metric is a difference.
         metric: Key of `UNITS`.
         threshold: In the unit of the metric.
     """
@@ -183,10 +192,18 @@ CLAIMS_OF_SEGMENTATION: Mapping[str, Sequence[Difference]] = {
         )
     ],
 }
+CLAIMS_OF_DEBLURRING: Mapping[str, Sequence[Difference]] = {
+    "averaged frames train better than shift-invariant blur (Table 2)": [
+        Difference("WILD-SI", {(WILD, "sharp"): 1.0, (SHIFT_INVARIANT, "sharp"): -1.0}, GAIN)
+    ],
+    # The paper does not give the PSNR of the blurry images; the threshold is ours.
+    "a narrow DeblurNet gains 1.5 dB": [Difference("WILD", {(WILD, "sharp"): 1.0}, GAIN, 1.5)],
+}
 # By the metric that networks of a kind are known by.
 STUDIES = {
     "top1": Study(MIXES, CLAIMS, "sweeps/vasiljevic2016_table3_fashion.yaml"),
     "miou": Study((SHARP, LARGE_DISKS), CLAIMS_OF_SEGMENTATION, "sweeps/segment_stamps.yaml"),
+    "psnr": Study((WILD, SHIFT_INVARIANT), CLAIMS_OF_DEBLURRING, "sweeps/deblur_wild_small.yaml"),
 }
 
 
@@ -255,6 +272,8 @@ def read_images(folders: Mapping[tuple[int, str], Path], study: Study) -> Values
 
 def pseudo_values(metric: str, run: Measured, rows: np.ndarray) -> np.ndarray:
     """Values of images; jackknife pseudo-values where a metric is of all images at once."""
+    if metric == GAIN:
+        return pseudo_values("psnr", run, rows) - pseudo_values("psnr_input", run, rows)
     if metric not in COUNTED:
         return run.columns[metric][rows].astype(np.float64)
     statistic, names = COUNTED[metric]
@@ -317,7 +336,8 @@ def check(paths: Sequence[Path], *, out: Path | None = None) -> None:
         judged, numbers, unit = verdict(differences, estimates), [], UNITS[differences[0].metric][1]
         for difference, interval in zip(differences, estimates, strict=True):
             half = (interval.high - interval.low) / 2
-            numbers.append(f"{difference.label} {interval.mean:+.2f} ± {half:.2f}")
+            mean = rounded(interval.mean, 2, sign="+")
+            numbers.append(f"{difference.label} {mean} ± {rounded(half, 2)}")
             row = {"claim": claim, "verdict": judged, "difference": difference.label}
             threshold = {"threshold": difference.threshold, "unit": unit}
             rows.append(row | interval._asdict() | threshold)

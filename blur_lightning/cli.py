@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from blur_lightning.errors import InputError
+from blur_lightning.errors import InputError, Terminated
 
 LIGHTNING_VERBS = {
     "fit": "train a network on a mix of blurs, then test it under each condition",
@@ -18,8 +18,13 @@ LIGHTNING_VERBS = {
     "test": "test a network under each condition: robustness.csv in the run's folder",
     "predict": "predict the classes of unlabelled photographs: predictions.csv",
 }
+ANALYSES = {
+    "invariance": "layer by layer, how far each blur moves what a network computes",
+    "residuals": "how much a deblurring network changes an image, against its blur",
+}
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
+    "init": ("blur_lightning.starting:init", "copy the experiments and sweeps into a folder"),
     "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
     "compare": (
         "blur_lightning.comparison:compare",
@@ -28,6 +33,10 @@ VERBS = {
     "sweep": ("blur_lightning.sweeps:sweep", "run all trials of sweep files on this machine"),
     "doctor": ("blur_lightning.doctor:doctor", "say what is here and what experiments need"),
     "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
+    "build-wild": (
+        "blur_lightning.wild:build_wild",
+        "make pairs of blurry and sharp images from videos",
+    ),
 }
 
 
@@ -55,6 +64,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _call(VERBS[words[0]][0], words), words)
     if words[0] in LIGHTNING_VERBS:
         return _guarded(lambda: _lightning(args), words)
+    if words[0] == "analyze":
+        return _analyze(words)
     print(
         f"error: '{words[0]}' is no command; see python -m blur_lightning --help", file=sys.stderr
     )
@@ -63,13 +74,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     rows = LIGHTNING_VERBS | {verb: line for verb, (_, line) in VERBS.items()}
+    rows["analyze"] = f"what blur does inside a network: {', '.join(ANALYSES)}"
     return "\n".join(
         [
             "usage: python -m blur_lightning COMMAND [options]",
             "",
             "Measure how blur harms vision networks, train networks that withstand it, and deblur.",
             "",
-            *(f"  {verb:10} {line}" for verb, line in rows.items()),
+            *(f"  {verb:11} {line}" for verb, line in rows.items()),
             "",
             "  python -m blur_lightning test --config experiments/base.yaml \\",
             "      --config experiments/demo_photos.yaml --model.conditions '[sharp, D4]'",
@@ -109,15 +121,23 @@ def _call(target: str, words: Sequence[str]) -> Any:
     return function(*[arguments.pop(path.name) for path in paths], **arguments)
 
 
-def _lightning(args: Sequence[str] | None) -> None:
+def _analyze(words: Sequence[str]) -> int:
+    if words[1:2] and words[1] in ANALYSES:
+        return _guarded(lambda: _lightning(words[1:], "AnalysisCLI"), words)
+    lines = [f"  {name:10} {line}" for name, line in ANALYSES.items()]
+    print("\n".join(["usage: python -m blur_lightning analyze ANALYSIS [options]", "", *lines]))
+    return 0 if words[1:2] in (["-h"], ["--help"]) else 2
+
+
+def _lightning(args: Sequence[str] | None, name: str = "BlurLightningCLI") -> None:
     # Spinning OpenMP threads slow torch down 5-30 times where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     # Lightning's calls, which its users cannot change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    from blur_lightning.lightning_cli import BlurLightningCLI
+    from blur_lightning import lightning_cli
 
-    BlurLightningCLI.run(args)
+    getattr(lightning_cli, name).run(args)
 
 
 def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
@@ -129,6 +149,9 @@ def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
     try:
         result = command()
         status = result if isinstance(result, int) else 0
+    except Terminated as end:
+        status = int(end.code or 1)
+        line = f"ended by {end.signal}; all is kept, the same command goes on from there"
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning passes an interrupt on as an exit.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
@@ -136,6 +159,11 @@ def _guarded(command: Callable[[], Any], words: Sequence[str]) -> int:
         status, line = 130, "interrupted; no file was left half-written"
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("blur_lightning"):
+            raise
+        status, line = 2, f"{error.name} is missing in this Python; activate the environment "
+        line += "(. .venv/bin/activate) or make it (make install)"
     except Exception as error:
         problem = _problem(error, words)
         if problem is None:

@@ -15,6 +15,7 @@ import numpy as np
 from blur_lightning.counts import COUNTED, with_interval
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import RECORDS, bootstrap_interval, record_files, replacing
+from blur_lightning.rounding import rounded
 from blur_lightning.tested import METRICS, RESTORED, Measured, load_run, on_same_images
 
 _LEVEL = 0.05  # below it a p-value is more than noise, as outside it a 95 % interval is
@@ -229,11 +230,12 @@ def _text(differences: Sequence[Difference]) -> str:
     titles = "metric,condition,n,run,other,difference,95 % interval,only run,only other,p,p Holm"
     rows = [[*titles.split(","), "within noise"]]
     for d in differences:
-        values = (f"{d.run_value:.4f}", f"{d.other_value:.4f}", f"{d.difference:+.4f}")
+        values = [rounded(value, 4) for value in (d.run_value, d.other_value)]
+        values.append(rounded(d.difference, 4, sign="+"))
         counts = ("" if count is None else str(count) for count in (d.only_run, d.only_other))
         p_values = ("" if p is None else f"{p:.3g}" for p in (d.p, d.p_holm))
         noise = "yes" if d.within_noise else "no"
-        interval = f"{d.low:+.4f} to {d.high:+.4f}"
+        interval = " to ".join(rounded(end, 4, sign="+") for end in (d.low, d.high))
         rows.append([d.metric, d.condition, str(d.n), *values, interval, *counts, *p_values, noise])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = (

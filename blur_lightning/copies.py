@@ -6,18 +6,13 @@ photographs and settings give the same bytes, whatever the number of workers.
 """
 
 import csv
-import json
 import os
-import signal
 import sys
 import zlib
-from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import closing
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -32,12 +27,14 @@ from blur_lightning.photograph import (
     size_if_done,
     write_copy,
 )
+from blur_lightning.resuming import SETTINGS, agree
 from blur_lightning.robustness import replacing
+from blur_lightning.workers import BUSY, outcomes
 
 if TYPE_CHECKING:  # torch is imported where there is work to do; help needs none
     from blur_lightning.blur.distributions import BlurDistribution
 
-MANIFEST, SETTINGS = "manifest.csv", "settings.json"
+MANIFEST = "manifest.csv"
 # share: percent of the squares that are blurred. map: the mask or the depth map, "" without one.
 # kernel_hash: "" for what is no convolution: zoom, glass, ImageNet-C's legacy blurs, and depth.
 COLUMNS = ["file", "source", "map", "blur", "family", "parameter", "angle", "bank", "share"]
@@ -50,8 +47,7 @@ Settings = dict[str, Any]  # what all copies in a folder have in common
 # Path of a copy below its folder, the photograph, and its mask or depth map, if it has one.
 Job = tuple[str, Path, Path | None]
 Outcome = tuple[list[Any], bool] | str  # row of the manifest, is the copy new; or what is wrong
-_FEW, _ROUND = 25, 100  # photographs worth the start of a worker; that it is handed at a time
-_BUSY = Lock()  # held while a copy is made: a worker ends between two
+_FEW = 25  # photographs worth the start of a worker
 _LENS = dict(zip(LENS, (50.0, 2.0, 2.0), strict=True))
 
 
@@ -131,12 +127,15 @@ def write_copies(
     settings |= {"mask": str(mask.resolve()), "feather": feather} if mask else {}
     settings |= {"depth": str(depth.resolve()), **lens} if depth else {}
     settings |= {"format": format, "quality": quality}
-    _agree(settings, found, out)
+    agree(settings, out, [MANIFEST, *found], kind="copies")
     copy = partial(_copy, mix=mix, settings=settings, out=out)
     jobs = [(file, source, maps.get(file)) for file, source in found.items()]
     fit = min(len(os.sched_getaffinity(0)), 1 + len(found) // _FEW)
-    with closing(_outcomes(copy, jobs, min(workers or fit, len(found)))) as outcomes:
-        done = list(tqdm(outcomes, total=len(found), unit="photo", disable=None))
+    number = min(workers or fit, len(found))
+    preload = ("blur_lightning.blur.blurring", "blur_lightning.images")
+    copied = outcomes(copy, jobs, workers=number, start=_limit_threads, preload=preload)
+    with _one_thread(), closing(copied):
+        done = list(tqdm(copied, total=len(found), unit="photo", disable=None))
     problems = sorted(outcome for outcome in done if isinstance(outcome, str))
     copies = [outcome for outcome in done if not isinstance(outcome, str)]
     if copies or (out / MANIFEST).exists():
@@ -192,70 +191,23 @@ def _protect(
             raise InputError(f"{target}: is itself a {kind}; choose another --out")
 
 
-def _agree(settings: Settings, photos: Mapping[str, Path], out: Path) -> None:
-    """Refuse to mix copies of different settings; note those of the first run."""
-    file = out / SETTINGS
-    if not file.exists():
-        for name in (MANIFEST, *photos):
-            if os.path.lexists(out / name):
-                raise InputError(f"{out / name}: is no copy of this command; choose another --out")
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    try:
-        before = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError, RecursionError) as error:
-        raise InputError(f"{file}: tells no settings of copies; choose another --out") from error
-    for name in settings | before:
-        old, new = (json.dumps(x.get(name), ensure_ascii=False) for x in (before, settings))
-        if old != new:
-            raise InputError(f"{out}: copies of {name} {old}, not {new}; choose another --out")
-
-
-def _outcomes(
-    copy: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int
-) -> Generator[Outcome, None, None]:
-    """Copy photographs in this process or several, in any order."""
-    import torch
-
-    if workers == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker: more could move the last bit
-        try:
-            yield from map(copy, jobs)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    context = get_context("forkserver")  # one process imports torch, workers are forks of it
-    context.set_forkserver_preload(["blur_lightning.blur.blurring", "blur_lightning.images"])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    no_interrupt = (signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for start in range(0, len(jobs), workers * _ROUND):
-            part = jobs[start : start + workers * _ROUND]
-            # Ctrl-C neither reaches this thread nor the processes that start in it.
-            with ThreadPoolExecutor(1, "start", signal.pthread_sigmask, no_interrupt) as thread:
-                futures = list(thread.map(lambda job: pool.submit(copy, job), part))
-            for future in as_completed(futures):
-                yield future.result()
-    except BrokenExecutor as error:
-        raise InputError("a worker was killed (memory?); repeat with fewer --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
+def _limit_threads() -> None:
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent gets it too, and ends its workers
-    Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Once the parent is killed, nobody else ends a worker."""
-    connection.wait([parent_process().sentinel])  # type: ignore[union-attr]
-    _BUSY.acquire()
-    os._exit(1)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """In this process as in a worker: more threads could move the last bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: Path) -> Outcome:
@@ -276,7 +228,7 @@ def _copy(job: Job, *, mix: "BlurDistribution | None", settings: Settings, out: 
     inputs = [source] if map_path is None else [source, map_path]
     done = size_if_done(inputs, out / file)
     try:
-        with _BUSY:
+        with BUSY:
             size = done or write_copy(source, out / file, blur, settings, map_path)
     except UnreadableImageError as error:
         return str(error)

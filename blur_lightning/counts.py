@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+# Files of a test of segmentations beside its records: shares by condition and class, or width.
+CLASSES_TABLE, TRIMAP_TABLE = "class_iou.csv", "trimap.csv"
 _CHUNK = 2**20  # resampled images held at once: 8 MiB of indices
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blur_lightning.robustness import Record
+from blur_lightning.rounding import rounded
 
 
 class Measure(NamedTuple):
@@ -31,6 +32,7 @@ MEASURES = {
     "ece": Measure("calibration error", 100, 1, "%", min),
     "aurc": Measure("area under risk-coverage", 100, 1, "%", min),
     "coverage": Measure("answered at 5 % risk", 100, 1, "%", max, 100.0),
+    "error": Measure("error against the sharp image", digits=1, unit="levels of 255"),
     "survival": Measure("decisions unchanged", 100, 1, "%", max, 100.0),
     "psnr": Measure("PSNR", unit="dB", best=max),
     "ssim": Measure("SSIM", digits=4, best=max, top=1.0),
@@ -48,6 +50,10 @@ AXES = {
     "M": ("box length", "px"),
     "G": ("Gaussian sigma", "px"),
     "airy": ("Airy radius", "px"),
+    # Of adversaries: what of a blur they are allowed.
+    "worst": ("error of the worst draw", "levels of 255"),
+    "kernel": ("error of the worst kernel", "levels of 255"),
+    "predicted": ("error of a predicted kernel", "levels of 255"),
 }
 # Okabe and Ito's colours, told apart with any colour vision; the marks differ as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -69,6 +75,12 @@ class Line(NamedTuple):
     model: str
     scale: str
     trained_on: str
+    setting: str = ""  # what else sets it apart: lr 0.001
+
+    @property
+    def training(self) -> str:
+        """What it was trained on, and how where that differs."""
+        return training_text(self.trained_on, self.setting)
 
 
 class Cell(NamedTuple):
@@ -123,13 +135,26 @@ class Panel(NamedTuple):
     points: dict[float, str]  # parameter -> condition
 
 
-def sections_of(records: Iterable[Record]) -> list[Section]:
-    """Sort records by data set and network; runs that repeat a measurement become their mean."""
+def training_text(trained_on: str, setting: str) -> str:
+    """A mix with what else sets a training apart."""
+    return f"{trained_on}, {setting}" if setting else trained_on
+
+
+def sections_of(
+    records: Iterable[Record], settings: Mapping[str, str] | None = None
+) -> list[Section]:
+    """Sort records by data set and network; runs that repeat a measurement become their mean.
+
+    Args:
+        records: Those of all runs.
+        settings: What sets runs of one network and mix apart, by their names; None is nothing.
+    """
     conditions: dict[str, dict[str, Record]] = {}
     repeats: dict[Line, dict[tuple[str, str], list[Record]]] = {}
     for record in records:
         conditions.setdefault(record.dataset, {}).setdefault(record.condition, record)
-        line = Line(record.dataset, record.model, record.scale, record.trained_on)
+        setting = (settings or {}).get(record.run, "")
+        line = Line(record.dataset, record.model, record.scale, record.trained_on, setting)
         key = (record.condition, record.metric)
         repeats.setdefault(line, {}).setdefault(key, []).append(record)
     # The network as published comes first, as in the paper's table.
@@ -178,7 +203,7 @@ def title(measure: Measure) -> str:
 
 def value_text(value: float, measure: Measure) -> str:
     """A record's value in its unit."""
-    return f"{value * measure.factor:.{measure.digits}f}"
+    return rounded(value * measure.factor, measure.digits)
 
 
 def styles_of(sections: list[Section]) -> dict[Line, Style]:
@@ -189,7 +214,7 @@ def styles_of(sections: list[Section]) -> dict[Line, Style]:
     styles = {}
     for line in lines:
         i = networks.index(line[1:])
-        detail = f"{line.trained_on}, {line.scale} px" if several else line.trained_on
+        detail = f"{line.training}, {line.scale} px" if several else line.training
         label = f"{line.model} ({detail})"
         styles[line] = Style(label, COLOURS[i % len(COLOURS)], *MARKS[i % len(MARKS)])
     return styles
@@ -201,6 +226,8 @@ def _axis(condition: str) -> str:
     match = re.fullmatch(r"(\w+-?)(?:@([^%]+))?(?:%(.+))?", stem)
     symbol, angle, share = match.groups() if match else (stem, None, None)
     direction = f" at {angle}°" if angle else ""
+    if angle and angle[0].isalpha():  # of a mix, from which an adversary draws
+        direction = f" from {angle}"
     part = f" on {share} %" if share else ""
     if symbol.endswith("-"):
         return f"{symbol[:-1]} severity{direction}{part}"

@@ -21,6 +21,9 @@ _ROWS = (
 )
 
 
+_TICKS = 9  # levels that an axis has room to name
+
+
 class _Point(NamedTuple):
     """One line of the diary; NaN is an empty cell."""
 
@@ -64,7 +67,7 @@ def diary_svg(path: Path) -> str:
     epochs = sorted({point.epoch for panel in panels for _, point in panel.points})
     salt = "/".join(["diary", *(panel.title for panel in panels)])
     with style.context(["default", RC | {"svg.hashsalt": salt}]):
-        figure = Figure((3.3 * len(panels), 5.2), layout="constrained")
+        figure = Figure((max(6.6, 3.3 * len(panels)), 5.2), layout="constrained")
         grid = figure.subplots(len(_ROWS), len(panels), squeeze=False, sharex="col", sharey="row")
         for row, (label, columns, factor) in zip(grid, _ROWS, strict=True):
             row[0].set_ylabel(label)
@@ -78,7 +81,10 @@ def diary_svg(path: Path) -> str:
             if panel.names:
                 axes.set_xticks(range(len(panel.names)), panel.names)
                 axes.set_xlim(-0.5, len(panel.names) - 0.5)
-        keys = {f"epoch {epochs[-1]}": Line2D([], [], color=COLOURS[0], marker="o", markersize=4)}
+            elif len(places := sorted({x for x, _ in panel.points})) <= _TICKS:
+                axes.set_xticks(places)
+        last = f"epoch {epochs[-1] + 1}"  # the file counts from 0
+        keys = {last: Line2D([], [], color=COLOURS[0], marker="o", markersize=4)}
         if len(epochs) > 1:
             keys["earlier"] = Line2D([], [], color=COLOURS[0], alpha=0.25)
         figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=2)

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -20,7 +21,8 @@ import yaml
 
 from blur_lightning.downloads import DATA, Need, Settings
 from blur_lightning.errors import InputError
-from blur_lightning.sweeps import read_trials, read_yaml
+from blur_lightning.sweeps import read_trials, read_yaml, sample_commands
+from blur_lightning.trials import INTERPRETER, check
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
@@ -29,8 +31,9 @@ def doctor(experiments: Sequence[Path] = ()) -> int:
     """Tell what this machine has, and what each experiment or sweep still needs.
 
     Args:
-        experiments: Experiment or sweep files; without any, all of experiments/ and sweeps/ in
-            the current directory.
+        experiments: Experiment or sweep files, whose options are read as the command would read
+            them; without any, all of experiments/ and sweeps/ in the current directory, of which
+            only the data and the weights are looked at.
 
     Returns:
         0, or 1 if a named experiment cannot run.
@@ -42,6 +45,8 @@ def doctor(experiments: Sequence[Path] = ()) -> int:
         if file.name != "base.yaml"
     ]
     needs = {file: experiment_needs(file) for file in files}  # a mistake in one comes first
+    for file in experiments:
+        needs[Path(file)] += _option_needs(Path(file))
     for title, found in (("machine", machine()), ("packages", extras()), ("tracker", [tracker()])):
         print(_section(title, found))
     for file, found in needs.items():
@@ -130,12 +135,36 @@ def experiment_needs(file: Path) -> list[Need]:
     if "method" in read_yaml(file):
         commands = [trial.command for trial in read_trials(file)]
     else:
-        base = file.parent / "base.yaml"
-        commands = [[f"--config={path}" for path in (base, file) if path.is_file()]]
+        commands = [_configs(file)]
     found = [need for words in commands for need in _needs(_settings(words), words)]
     if not found:
         raise InputError(f"{file}: names neither data nor weights; name an experiment or a sweep")
     return list(dict.fromkeys(found))
+
+
+def _option_needs(file: Path) -> list[Need]:
+    """Let the command line read the options of a file, in a process of its own.
+
+    Raises InputError with one line for an option or a blur that is none.
+    """
+    if not all(map(find_spec, ("torch", "lightning"))):
+        return [Need("note", "options: not read", "that takes torch and lightning")]
+    print(f"checking the options of {file} ...", file=sys.stderr)
+    content = read_yaml(file)
+    try:
+        if "method" in content:
+            check(sample_commands(content))
+        else:
+            check([[INTERPRETER, "-m", "blur_lightning", "fit", *_configs(file)]])
+    except InputError as error:
+        text = str(error).removeprefix(f"{file}: ")  # the command line names it where it can
+        raise InputError(f"{file}: {text}") from error
+    return [Need("ok", "options")]
+
+
+def _configs(file: Path) -> list[str]:
+    base = file.parent / "base.yaml"
+    return [f"--config={path}" for path in (base, file) if path.is_file()]
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
@@ -145,6 +174,8 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         option, equals, value = word.partition("=")
         if option.startswith("--"):
             text = value if equals else "".join(words[number + 1 : number + 2])
+            if option == "--trainer.default_root_dir":  # may be named by a file, and is none
+                continue
             key = "" if option == "--config" else option.removeprefix("--")
             try:
                 settings |= _flat(key, yaml.safe_load(text), Path())

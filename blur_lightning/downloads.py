@@ -60,24 +60,28 @@ def _voc(settings: Settings, trains: bool) -> Need:
     sbd_root = _path(settings, "data.sbd_root")
     splits = [str(settings.get("data.val_split") or "val")]
     splits += [str(settings.get("data.train_split") or "train")] if trains else []
+    # A damaged archive comes first: what it leaves unpacked is no more than a consequence.
+    known = [given, given / "VOC2012", given / "VOCdevkit/VOC2012"]
+    if wrong := _damaged([*known, *([sbd_root] if sbd_root else [])]):
+        return Need("missing", f"data: {wrong} is damaged: its MD5 differs", "fetch it again")
     try:
         root = voc_layout.voc_root(given)
-        wrong = _damaged([given, root, *([sbd_root] if sbd_root else [])])
         counts = {split: _complete(settings, root, split, sbd_root) for split in splits}
         is_voc = (
             voc_layout.read_classes(root, _path(settings, "data.classes")) == voc_layout.CLASSES
         )
     except InputError as error:
         what, _, remedy = str(error).rpartition("; ")
-        built = given.name == "stamps" and not given.exists()
-        return Need("missing", f"data: {what}", "make stamps" if built else remedy)
+        if given.name == "stamps" and not given.exists():
+            remedy = "make stamps"
+        elif archive := next(given.glob("VOCtrainval*.tar"), None):
+            remedy = f"unpack {archive} there"
+        return Need("missing", f"data: {what}", remedy)
     for split, count in counts.items():
         expected = voc_layout.COUNTS.get(split, count) if is_voc else count
         if count != expected:
             what = f"data: {split} of {root} has {count:,} images, not {expected:,}"
             return Need("missing", what, "fetch its list again")
-    if wrong:
-        return Need("missing", f"data: {wrong} is damaged: its MD5 differs", "fetch it again")
     found = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     return Need("ok", f"data: {'VOC2012' if is_voc else 'masks'} in {root}: {found}")
 

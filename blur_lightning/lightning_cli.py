@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule
@@ -23,9 +22,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
+from blur_lightning.checkpoint_choice import checkpoint_to_use, read_weights
 from blur_lightning.data import BlurDataModule
 from blur_lightning.errors import InputError
-from blur_lightning.models.finetuned import check_same_network
 from blur_lightning.parsing import OneLineErrors, left_behind, one_line
 from blur_lightning.robustness import replacing
 from blur_lightning.tasks import Task
@@ -40,7 +39,9 @@ UNHELPFUL = (
     r"predict returned None",
     r"You are using a custom batch sampler `ShapeBatches`",
     r"You requested to overfit but enabled",
+    r"Precision .* is not supported by the model summary",
     r"It is recommended to use `self.log\('test/",  # the same on all processes
+    r"LightningCLI's args parameter is intended",  # analyze hands on the words behind it
 )
 
 
@@ -64,6 +65,7 @@ class BlurLightningCLI(LightningCLI):
     """fit, validate, test and predict."""
 
     words: Sequence[str] = ()
+    prog = "python -m blur_lightning"
 
     @classmethod
     def run(cls, args: Sequence[str] | None = None) -> "BlurLightningCLI":
@@ -87,7 +89,7 @@ class BlurLightningCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=Parser,
             # --trainer.max_epoch must not pass for max_epochs.
-            parser_kwargs={"allow_abbrev": False, "prog": "python -m blur_lightning"},
+            parser_kwargs={"allow_abbrev": False, "prog": cls.prog},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -110,7 +112,7 @@ class BlurLightningCLI(LightningCLI):
             self.config[str(self.subcommand)].trainer.default_root_dir = folder
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
         model = self.config[str(self.subcommand)].model.get("init_args", {})
-        for name in ("net", "loss", "optimizer", "lr_scheduler"):
+        for name in ("net", "restore", "loss", "adversary", "optimizer", "lr_scheduler"):
             if model.get(name) is not None:
                 _forget_former_class(model[name], f"model.{name}", self.words)
 
@@ -138,31 +140,44 @@ class BlurLightningCLI(LightningCLI):
     before_test = before_predict = before_validate
 
     def _check_checkpoint(self, *, required: bool = False) -> None:
-        path = self.config_init[str(self.subcommand)].get("ckpt_path")
-        if path is None:
-            return
-        if resumes := path == "last":
-            path = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            if not path.exists() and not required:  # a fit that starts, or starts again
-                return
-        if path == "best" and not any(
-            getattr(c, "monitor", None) for c in self.trainer.checkpoint_callbacks
-        ):
-            raise InputError("ckpt_path: checkpoints are kept by epoch, not by merit; say last")
-        if path in ("best", "hpc"):
-            return
-        if not Path(path).is_file():
-            raise InputError(f"ckpt_path: there is no checkpoint {path}; name a file")
-        checkpoint = _read_weights(Path(path), self.model)
-        epochs, wanted = checkpoint.get("epoch", -1) + 1, self.trainer.max_epochs
-        done = wanted is not None and 0 <= wanted <= epochs
-        if self.subcommand == "fit" and done and not resumes:  # a fit resumed in its test goes on
-            raise InputError(
-                f"ckpt_path: {path} was trained for {epochs} epochs already, so nothing is left to "
-                "do; raise --trainer.max_epochs"
-            )
-        if self.subcommand == "fit":
-            _check_same_freeze(str(path), checkpoint, self.model)
+        config = self.config_init[str(self.subcommand)]
+        config["ckpt_path"] = checkpoint_to_use(
+            config.get("ckpt_path"),
+            verb=str(self.subcommand),
+            trainer=self.trainer,
+            model=self.model,
+            settings=lambda: self._parser("fit").dump(self.config["fit"], skip_unset=False),
+            tests=config.get("test", True),
+            required=required,
+        )
+
+
+class AnalysisCLI(BlurLightningCLI):
+    """What follows analyze."""
+
+    prog = "python -m blur_lightning analyze"
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {name: {"model", "datamodule"} for name in ("invariance", "residuals")}
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        trainer = self.config[str(self.subcommand)].trainer
+        if trainer.devices == "auto":
+            trainer.devices = 1
+
+    def before_invariance(self) -> None:
+        """Look at the checkpoints before data is read."""
+        files = self.config_init[str(self.subcommand)].ckpt_path or []
+        for file in [files] if isinstance(files, str) else files:
+            if not Path(file).is_file():
+                raise InputError(f"ckpt_path: there is no checkpoint {file}; name a file")
+            read_weights(Path(file), self.model)
+
+    before_residuals = before_invariance
 
 
 def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> None:
@@ -187,6 +202,8 @@ def _network_name(spec: Namespace, model: Task) -> str:
     if isinstance(arguments.get("net"), Namespace):
         inner, wrapper = _network_name(arguments.net, model), spec.class_path.rpartition(".")[-1]
         # Another way to see images gives other numbers; a checkpoint stands in trained_on.
+        if remark := getattr(model.net, "remark", None):
+            return f"{inner} ({remark})"
         return f"{wrapper}:{inner}" if wrapper[0].isupper() else inner
     if "model_name" in arguments:  # of timm.create_model, tag included
         return str(arguments.model_name)
@@ -223,28 +240,3 @@ def _construction_problem(error: Exception) -> str:
         if f"{base.__qualname__}'" in str(error) and not reason.startswith(key):
             return f"{key}: {reason}"
     return reason
-
-
-def _read_weights(path: Path, model: LightningModule) -> dict[str, Any]:
-    """Read a checkpoint; one of another network, by names and shapes, is told in one line."""
-    try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        weights = checkpoint["state_dict"]
-    except Exception as error:  # whatever unpickling makes of a file that is something else
-        raise InputError(
-            f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})"
-        ) from error
-    check_same_network(model, weights, what=f"ckpt_path: {path}", network="model.net")
-    return checkpoint
-
-
-def _check_same_freeze(path: str, checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuse to go on with other trained weights: the optimiser's state would not fit them."""
-    states = checkpoint.get("optimizer_states", [])
-    held = sum(len(group["params"]) for state in states for group in state["param_groups"])
-    trained = sum(weight.requires_grad for weight in model.parameters())
-    if states and held != trained:
-        raise InputError(
-            f"ckpt_path: {path} trained {held} weight tensors, this fit {trained}; give the "
-            "--model.freeze it was trained with, or begin anew from it by models.finetuned"
-        )

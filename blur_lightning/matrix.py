@@ -68,7 +68,7 @@ def _table(
         runs = max(cell.runs if cell else 0 for cell in cells)
         note = f"<br><small>mean of {runs} runs</small>" if runs > 1 else ""
         run = next(name for cell in cells if cell for name in cell.names) if runs else ""
-        text = escape(line.trained_on)
+        text = escape(line.training)
         link = f'<a href="#run-{places[run]}">{text}</a>' if run in places else text
         heads += f'<th scope="col">{link}{note}</th>'
     measure = measure_of(metric)

@@ -38,11 +38,12 @@ class Measurements:
             key.write_text(self.key, encoding="utf-8")
 
     def append(self, rows: Columns) -> None:
-        """Write a batch; none of its images may have been measured before."""
+        """Write a batch; of an image that was measured before, one of both counts."""
         import pyarrow
 
         table = pyarrow.table({name: _array(values) for name, values in rows.items()})
-        path = self.folder / f"{min(rows['index'])}.arrow"
+        images = {int(index) for index in rows["index"]}
+        path = self.folder / f"{min(images)}-{len(images)}.arrow"
         temporary = path.with_suffix(".tmp")
         with pyarrow.ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_table(table)
@@ -53,7 +54,7 @@ class Measurements:
         return {int(index) for rows in self._batches(["index"]) for index in rows["index"]}
 
     def rows(self, condition: str) -> dict[str, np.ndarray]:
-        """All rows of one condition, by image; empty where there is none."""
+        """All rows of one condition, by image, each once; empty where there is none."""
         parts = []
         for rows in self._batches():
             chosen = rows["condition"] == condition
@@ -62,7 +63,7 @@ class Measurements:
         if not parts:
             return {}
         merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        order = np.argsort(merged["index"])
+        _, order = np.unique(merged["index"], return_index=True)
         return {name: column[order] for name, column in merged.items()}
 
     def remove(self) -> None:

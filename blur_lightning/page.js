@@ -9,8 +9,12 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// As rounding.py does it: halves away from 0, and no zero is negative.
+const rounded = (value, digits) =>
+  (value * (1 + 1e-12)).toFixed(digits).replace(/^-(?=[0.]+$)/, "");
+
 const written = (value, measure, more = 0) =>
-  isNumber(value) ? (value * measure.factor).toFixed(measure.digits + more) : String(value ?? "");
+  isNumber(value) ? rounded(value * measure.factor, measure.digits + more) : String(value ?? "");
 
 function interval(low, high, measure, more = 0) {
   return low === null ? "" : `${written(low, measure, more)}–${written(high, measure, more)}`;
@@ -21,22 +25,25 @@ const kept = JSON.parse(sessionStorage.getItem("chosen") ?? "{}");
 const chosen = { dataset: 0, metric: 0, blur: 0, ...kept };
 const hidden = new Set();
 
-function tabs(name, titles, changed) {
-  chosen[name] = chosen[name] < titles.length ? chosen[name] : 0;
+function tabs(name, titles, changed, offered = titles.map((_, i) => i)) {
+  chosen[name] = offered.includes(chosen[name]) ? chosen[name] : offered[0] ?? 0;
   const box = at(name);
   box.replaceChildren(make("legend", {}, name));
   titles.forEach((title, i) => {
     const input = make("input", { type: "radio", name: `tab-${name}` });
     input.checked = i === chosen[name];
     input.onchange = () => { chosen[name] = i; changed(); };
-    box.append(make("label", {}, input, make("span", {}, title)));
+    if (offered.includes(i)) box.append(make("label", {}, input, make("span", {}, title)));
   });
-  box.hidden = titles.length < 2;
+  box.hidden = offered.length < 2;
 }
 
 function chooseData() {
   const section = data.sections[chosen.dataset];
   hidden.clear();
+  const measured = new Set(section.lines.flatMap((line) => line.cells.map((cell) => cell[1])));
+  const offered = data.measures.map((_, i) => i).filter((i) => measured.has(i));
+  tabs("metric", data.measures.map((measure) => measure.title), show, offered);
   tabs("blur", section.axes.map((axis) => axis.title), show);
   at("bands").checked = section.lines.length <= 12;
   const keys = section.lines.map((line, i) => {
@@ -88,6 +95,29 @@ function show() {
     make("tbody", {}, ...cells));
 }
 
+function grouped(rows, key) {
+  const groups = {};
+  for (const row of rows) (groups[key(row)] ??= []).push(row);
+  return Object.values(groups);
+}
+
+// Where curves coincide, marks below are larger than those on them, a curve that lies on others is
+// dashed, and the tooltip names all.
+function markCoinciding(rows) {
+  for (const same of grouped(rows, (row) => `${row.x} ${row.y}`)) {
+    const more = same.length > 4 ? `; ${same.length - 4} more` : "";
+    const networks = same.slice(0, 4).map((row) => row.network).join("; ") + more;
+    same.forEach((row, i) => {
+      const above = Math.min(same.length - 1 - i, 3);
+      Object.assign(row, { networks, first: i === 0, size: 70 + 90 * above });
+    });
+  }
+  for (const own of grouped(rows, (row) => row.line)) {
+    const covers = own.every((row) => !row.first);
+    own.forEach((row) => { row.covers = covers; });
+  }
+}
+
 function draw(rows) {
   const section = data.sections[chosen.dataset], measure = data.measures[chosen.metric];
   const axis = section.axes[chosen.blur];
@@ -99,6 +129,7 @@ function draw(rows) {
     const low = isNumber(row.low) && logarithmic && row.low <= 0 ? fine(row.y) / 10 : fine(row.low);
     return { ...row, y: fine(row.y), low, high: fine(row.high) };
   }).filter((row) => row.y !== null);
+  markCoinciding(scaled);
   const ends = scaled.flatMap((row) => [row.y, row.low, row.high]).filter(isNumber);
   // Given even where nothing is shown, of which Vega-Lite would warn.
   const top = measure.top ?? (Math.max(0, ...ends) || 1);
@@ -119,18 +150,27 @@ function draw(rows) {
   };
   const scale = { type: logarithmic ? "log" : "linear", domain, nice: measure.top === null };
   const y = { field: "y", type: "quantitative", title: measure.title, scale };
-  const tooltip = [["network"], ["blur"], ["value", measure.title], ["interval", "95 % interval"],
+  const tooltip = [["networks", "network"], ["blur"], ["value", measure.title], ["interval", "95 % interval"],
     ["n"], ["run"]].map(([field, title]) => ({ field, title: title ?? field, type: "nominal" }));
   const band = {
     mark: { type: "area", opacity: 0.15, aria: false },
     encoding: { y: { ...y, field: "low" }, y2: { field: "high" } },
   };
   const curve = {
-    mark: { type: "line", strokeWidth: 2, aria: false }, encoding: { y },
+    mark: { type: "line", strokeWidth: 2, aria: false },
+    encoding: {
+      y, strokeDash: {
+        field: "covers", type: "nominal", legend: null,
+        scale: { domain: [false, true], range: [[1, 0], [7, 7]] },
+      },
+    },
   };
   const marks = {
-    mark: { type: "point", filled: true, size: 70, opacity: 1, tooltip: true },
-    encoding: { y, shape: look("shape"), tooltip },
+    mark: { type: "point", filled: true, opacity: 1, tooltip: true },
+    encoding: {
+      y, shape: look("shape"), tooltip,
+      size: { field: "size", type: "quantitative", scale: null, legend: null },
+    },
   };
   const spec = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json",
@@ -213,7 +253,7 @@ function choosePairs() {
 function compare() {
   const pair = data.pairs[at("pair").value];
   const head = ["metric", "blur", "n", data.runs[pair.run].name, data.runs[pair.other].name,
-    "difference", "95 % interval", "p", "p (Holm)", "beyond noise"];
+    "difference", "95 % interval", "p", "p (Holm)", "within noise"];
   const rows = pair.rows.map((row) => {
     const [metric, blur, n, first, other, difference, low, high, p, holm, noise] = row;
     const measure = data.measures.find((m) => m.metric === metric)
@@ -223,7 +263,7 @@ function compare() {
     const small = (p) => p === null ? "" : p < 0.0001 ? "< 0.0001" : p.toPrecision(2);
     const texts = [n.toLocaleString("en"), written(first, measure), written(other, measure),
       signed(difference), `${signed(low)} to ${signed(high)}`, small(p), small(holm),
-      noise ? "no" : difference > 0 ? "▲ yes" : "▼ yes"];
+      noise ? "yes" : difference > 0 ? "no ▲" : "no ▼"];
     const names = [measure.title, blur].map((text) => make("th", { scope: "row" }, text));
     return make("tr", {}, ...names, ...texts.map((text) => make("td", {}, String(text))));
   });
@@ -249,7 +289,6 @@ document.querySelectorAll(".strips").forEach(slide);
 choosePairs();
 if (data.sections.length) {
   tabs("dataset", data.sections.map((section) => section.dataset), chooseData);
-  tabs("metric", data.measures.map((measure) => measure.title), show);
   chooseData();
 }
 if (document.documentElement.dataset.version) setInterval(refresh, 2000);

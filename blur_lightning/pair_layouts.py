@@ -3,6 +3,7 @@
 Layouts below a root:
 
 * gopro (Nah et al. 2017, arXiv 1612.02177): {train,test}/SEQUENCE/{blur,blur_gamma,sharp}.
+* wild: as gopro with one kind of blur, {train,test}/VIDEO/{blur,sharp}: what `build-wild` makes.
 * reds (Nah et al. 2019, CVPR Workshops): {train,val}/{train,val}_{blur,blur_comp,sharp}/SEQUENCE,
   also without the upper of both; tests use val, whose sharp images are public.
 * hide (Shen et al. 2019, arXiv 2001.06816): blurry images below {train,test}, sharp ones of the
@@ -22,7 +23,7 @@ from typing import Literal, NamedTuple
 from blur_lightning.errors import InputError
 from blur_lightning.images import image_files
 
-Layout = Literal["gopro", "reds", "hide", "realblur", "folders", "sharp"]
+Layout = Literal["gopro", "wild", "reds", "hide", "realblur", "folders", "sharp"]
 Part = Literal["train", "val", "test"]
 
 # What a layout's blurry images may be, the usual first.
@@ -108,7 +109,7 @@ def _gopro(root: Path, split: str, variant: str) -> list[Pair]:
     return [
         Pair(*files, sequence.name)
         for sequence in sequences
-        for files in _partners(sequence / variant, sequence / "sharp")
+        for files in _partners(sequence / (variant or "blur"), sequence / "sharp")
     ]
 
 
@@ -168,6 +169,7 @@ def _sharp(root: Path, split: str, variant: str) -> list[Pair]:
 
 _FINDERS: dict[Layout, Callable[[Path, str, str], list[Pair]]] = {
     "gopro": _gopro,
+    "wild": _gopro,
     "reds": _reds,
     "hide": _hide,
     "realblur": _realblur,

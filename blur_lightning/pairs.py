@@ -49,8 +49,12 @@ def paired_runs(folders: Sequence[Path]) -> list[Pair]:
     return pairs
 
 
-def noise_marks(pairs: Iterable[Pair]) -> dict[tuple[str, str, str], bool]:
+def noise_marks(pairs: Iterable[Pair], names: Sequence[str]) -> dict[tuple[str, str, str], bool]:
     """Which accuracies differ from the first run on the same images by noise alone.
+
+    Args:
+        pairs: Of `paired_runs`.
+        names: Those of the runs, by their places.
 
     Returns:
         (name of the run, condition, metric) -> whether the difference is within noise.
@@ -61,5 +65,5 @@ def noise_marks(pairs: Iterable[Pair]) -> dict[tuple[str, str, str], bool]:
         if pair.other not in compared:  # its first pair is that with the first run
             compared.add(pair.other)
             for d in pair.differences:
-                marks[d.other, d.condition, d.metric] = d.within_noise
+                marks[names[pair.other], d.condition, d.metric] = d.within_noise
     return marks

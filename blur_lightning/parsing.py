@@ -24,6 +24,17 @@ class OneLineErrors:
         """Raise the report; the parsers of the arguments above this one wrap it in theirs."""
         raise ParseError(message)
 
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse words; null stays null where a class is an argument of another one.
+
+        jsonargparse 4.53 reads it there, and hands it on to the parser of the inner class as the
+        word None, which passes for a text.
+        """
+        if arguments and arguments[0] is not None:
+            words = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in arguments[0]]
+            arguments = (words, *arguments[1:])
+        return super().parse_args(*arguments, **options)  # type: ignore[misc]
+
 
 class OneLineErrorParser(OneLineErrors, ArgumentParser):
     """The parser of the plain commands."""
@@ -79,7 +90,7 @@ def _key_and_reason(report: str) -> tuple[str, str]:
                 keys
             ), f"{missing[1]} is neither a file nor a class that can be imported"
         elif line.startswith("Subtypes:") and not any(
-            "Parser key" in x for x in lines[number + 1 :]
+            "Parser key" in x or "are required:" in x for x in lines[number + 1 :]
         ):
             value = re.search(r"Given value: (.*)", report)
             types = line.removeprefix("Subtypes: [").removesuffix("]")

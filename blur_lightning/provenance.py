@@ -3,14 +3,19 @@
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("blur_lightning", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, platform and commit to keep beside a result; None where unknown."""
+def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, platform and commit to keep beside a result; None where unknown.
+
+    Args:
+        packages: More of them than `PACKAGES`.
+    """
     commit = dirty = None
     # An installed package may lie in someone else's checkout (.venv): only one that tracks it.
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is not None:
@@ -19,7 +24,7 @@ def environment() -> dict[str, Any]:
         dirty = None if status is None else status != ""
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **{package: _version(package) for package in (*PACKAGES, *packages)},
         "platform": platform.platform(),
         "commit": commit,
         "dirty": dirty,

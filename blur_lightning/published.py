@@ -1,18 +1,22 @@
-"""Tables of two papers as data, and what was measured beside them.
+"""Tables of three papers as data, and what was measured beside them.
 
 The figures are in `published.csv`, a line a cell, in this project's words for networks, mixes and
 blurs. Sources, and what was read into them:
 
 * Vasiljevic, Chakrabarti and Shakhnarovich 2016, arXiv:1611.05760, Tables 1 to 6 and A. Table A
   says ResNet-51; it is taken as ResNet-50. No unit is given for the entropies of Table 2; they are
-  taken as nats. Table 6 does not list the blurs of its mix; they are taken as those of its rows.
+  taken as nats. Table 5 has one method of deconvolution by the true kernel; any such method stands
+  beside it. Table 6 does not list the blurs of its mix; they are taken as those of its rows.
 * Kim, Kim and Han, "Image Classification of Blurred Images Without Deblurring", Tables 1 to 5. They
   give no scale. Their figures on sharp images are to the digit those of torchvision's weights,
   which are measured at scale 256, so that 256 stands for Tables 1 to 4. Their sigma is in pixels of
   an image whose size they leave open. For Table 5 they name neither the size of the ViT nor the
-  regions that were blurred.
+  regions that were blurred: taken as ViT-B/16 and half of all squares of 32 pixels. Its figure
+  without blurry patches stands twice, once for each reading of which patches these are.
+* Noroozi, Chandramouli and Favaro 2017, arXiv:1701.01486, Table 2. DeblurNet-SI was trained on
+  Cityscapes too, beside the sharp frames of WILD. Images are tested whole, at their own size.
 
-Accuracies are fractions, entropies nats.
+Accuracies are fractions, entropies nats, PSNR dB.
 """
 
 import csv
@@ -26,9 +30,11 @@ from typing import NamedTuple
 from blur_lightning import curves
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import Record
+from blur_lightning.rounding import rounded
 
 _VASILJEVIC = "Vasiljevic, Chakrabarti and Shakhnarovich 2016, arXiv:1611.05760"
 _KIM = "Kim, Kim and Han, Image Classification of Blurred Images Without Deblurring"
+_NOROOZI = "Noroozi, Chandramouli and Favaro 2017, arXiv:1701.01486"
 EXPERIMENTS = {
     "vasiljevic2016_table1": f"VGG-16 as published under twelve blurs ({_VASILJEVIC}, Table 1)",
     "vasiljevic2016_table2": f"Certainty of VGG-16 before and after fine-tuning on a mix of disks "
@@ -47,11 +53,13 @@ EXPERIMENTS = {
     "kim_table3_4": f"Three networks trained from random weights on blurred images, a fifth of "
     f"ImageNet ({_KIM}, Tables 3 and 4)",
     "kim_table5": f"A ViT on images with blurred regions ({_KIM}, Table 5)",
+    "noroozi2017_table2": f"DeblurNet trained on averaged frames and on shift-invariant blur, and "
+    f"three methods before it, on 15 images of WILD ({_NOROOZI}, Table 2)",
 }
 
 
 # What the names of data say of whole images, at the scale of the papers.
-_WHOLE = r" \(crop whole(, measure geometric_mean)?\)$"
+_WHOLE = r" \(crop whole(, measure (geometric_mean|native))?\)$"
 
 
 class Cell(NamedTuple):
@@ -100,7 +108,10 @@ def experiment_text(table: str) -> str:
 
 
 def compare_with_paper(
-    table: str, records: Sequence[Record], reasons: Mapping[str, str]
+    table: str,
+    records: Sequence[Record],
+    reasons: Mapping[str, str],
+    settings: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """What was measured beside each cell of a table, in the paper's order.
 
@@ -113,18 +124,25 @@ def compare_with_paper(
         records: Those of all runs, of any network and data.
         reasons: One-line errors of trials that failed, by the mix that they train on; "" stands
             for all mixes. They explain the cells for which there is no run.
+        settings: What sets runs of one network and mix apart, by their names; each gets a row.
     """
     experiment_text(table)  # refuses an unknown table
-    return [row for cell in tables()[table] for row in _compared(cell, records, reasons)]
+    return [row for cell in tables()[table] for row in _compared(cell, records, reasons, settings)]
 
 
-def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str]) -> Iterator[Row]:
+def _compared(
+    cell: Cell,
+    records: Sequence[Record],
+    reasons: Mapping[str, str],
+    settings: Mapping[str, str] | None,
+) -> Iterator[Row]:
     like = [record for record in records if _key(record) == _key(cell)]
     # The papers see whole images wherever the network can.
     same = [r for r in like if re.sub(_WHOLE, "", r.dataset) == cell.dataset]
-    for section in curves.sections_of(same):
+    for section in curves.sections_of(same, settings):
         for line, cells in section.lines.items():
-            yield Row(cell, line.model, cells[cell.condition, cell.metric])
+            network = curves.training_text(line.model, line.setting)
+            yield Row(cell, network, cells[cell.condition, cell.metric])
     if not same:
         data = ", ".join(dict.fromkeys(record.dataset for record in like))
         if data:
@@ -138,8 +156,8 @@ def _compared(cell: Cell, records: Sequence[Record], reasons: Mapping[str, str])
 def _key(figure: Cell | Record) -> tuple[str, ...]:
     network = figure.model if isinstance(figure, Record) else f"{figure.model}{_remark(figure)}"
     # Before a colon stands a wrapper, after a point timm's tag; what was done beyond a test stands
-    # in parentheses.
-    network = re.sub(r"^\w+:|\.\S+", "", network)
+    # in parentheses. The paper's method of deconvolution stands for any.
+    network = re.sub(r"^\w+:|\.\S+|(?<=\(deconvolved), [^)]*", "", network)
     return network, figure.trained_on, str(figure.scale), figure.condition, figure.metric
 
 
@@ -206,14 +224,17 @@ def _shared(rows: Sequence[Row]) -> tuple[str, tuple[str, ...]]:
 def _texts(row: Row) -> list[str]:
     """Those of the paper, and where it was measured those of the runs."""
     cell, measured = row.cell, row.measured
-    factor = curves.measure_of(cell.metric).factor
-    digits = 4 if factor == 1 else 2  # as many as the papers print
+    measure = curves.measure_of(cell.metric)
+    factor, digits = (
+        measure.factor,
+        4 if measure.unit == "nats" else 2,
+    )  # as many as the papers print
 
     def number(value: float, sign: str = "") -> str:
-        return f"{value * factor:{sign}.{digits}f}"
+        return rounded(value * factor, digits, sign=sign)
 
     blur = f"{cell.condition} ({cell.note})" if cell.note else cell.condition
-    metric = curves.title(curves.measure_of(cell.metric))
+    metric = curves.title(measure)
     texts = [row.network, cell.trained_on, blur, cell.scale, metric, number(cell.value)]
     if measured is None:
         return texts

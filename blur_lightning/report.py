@@ -5,55 +5,47 @@ The same records give the same bytes.
 
 import base64
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 from blur_lightning.curves import (
+    MEASURES,
     Cell,
     Cells,
     Line,
     Section,
     main_metric,
     measure_of,
+    metrics_of,
     sections_of,
     styles_of,
+    training_text,
     value_text,
 )
 from blur_lightning.errors import InputError
 from blur_lightning.explorer import library, page_data, scripts_html
 from blur_lightning.figures import DRAWN, curves_html, figure_svg, write_figures
 from blur_lightning.findings import (
-    TRIAL,
     diaries_html,
     failures,
     paper_texts,
     summaries_html,
+    unfinished,
 )
 from blur_lightning.matrix import tables_html
+from blur_lightning.outcomes import OUTCOME
 from blur_lightning.pairs import noise_marks, paired_runs
-from blur_lightning.robustness import (
-    PROVENANCE,
-    RECORDS,
-    Record,
-    read_records,
-    record_files,
-    replacing,
-)
+from blur_lightning.repeats import Run, named_apart, read_runs, settings_of
+from blur_lightning.robustness import RECORDS, record_files, replacing
+from blur_lightning.segmentations import legend_html, segmentations_html
 from blur_lightning.serving import serve as serve_page
 from blur_lightning.wandb_report import read_place, save_report
 
 PICTURES = {".jpg": "image/jpeg", ".png": "image/png"}
-
-
-class Run(NamedTuple):
-    """What was read from a run's folder."""
-
-    folder: Path
-    records: list[Record]
-    provenance: dict[str, Any]
 
 
 def report(
@@ -74,7 +66,8 @@ def report(
 
     Args:
         runs: Folders of test runs, searched for robustness.csv at any depth, or such files.
-        out: The page to write; ends in .html. Only --wandb does without one.
+        out: The page to write; ends in .html. --figure, --figures, --paper, --serve and --wandb do
+            without one.
         figure: Also write the top-1 curves as a picture of their own; ends in .svg.
         figures: Folder for every curve as PNG and PDF, as wide as a journal's column.
         paper: A table of a paper, or a list of them, to show beside what was measured, e.g.
@@ -86,8 +79,7 @@ def report(
             (wandb login) and pip install 'blur_lightning[wandb-reports]'; prints the address.
     """
     place = read_place(wandb) if wandb is not None else None
-    page_only = figure or figures or paper or serve
-    if out is None and (place is None or page_only):
+    if not (out or figure or figures or paper or serve or place):
         raise InputError("--out: none; name the page to write, e.g. --out page.html")
     for path, suffix in ((out, ".html"), (figure, ".svg")):
         if path is not None and path.suffix != suffix:  # a slip must not replace a run's records
@@ -96,39 +88,49 @@ def report(
     tables = [paper] if isinstance(paper, str) else paper or []
     if place is not None:
         print(save_report({run.folder: run.records for run in _load(runs, tables)}, place))
-    if out is None:
-        return
-    page = out
+    said: list[str] = []
 
     def write() -> str:
-        return _write(runs, out=page, figure=figure, figures=figures, tables=tables)
+        page, remarks = _write(runs, out, figure, figures, tables, serve=serve)
+        for remark in remarks:
+            if remark not in said:  # of a page that is served, once
+                print(remark, file=sys.stderr)
+        said.extend(remarks)
+        return page
 
     if serve:
         serve_page(runs, write, port=port)
-    else:
+    elif out or figure or figures or tables:
         write()
 
 
 def _write(
     paths: list[Path],
-    *,
-    out: Path,
+    out: Path | None,
     figure: Path | None,
     figures: Path | None,
     tables: list[str],
-) -> str:
-    """Write the page and the figures that were asked for; returns the page."""
-    loaded = _load(paths, tables)
+    *,
+    serve: bool,
+) -> tuple[str, list[str]]:
+    """Write the page and the figures that were asked for; the page, and what it leaves out."""
+    loaded = named_apart(_load(paths, tables))
     if not loaded and not tables:
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
-    sections = sections_of(records)
-    papers = ""
+    settings = settings_of(loaded)
+    sections = sections_of(records, settings)
+    papers, page = "", ""
     for table in tables:
-        text, html = paper_texts(table, records, failures(paths, table))
+        text, html = paper_texts(table, records, failures(paths, table), settings)
         print(text)
         papers += html
-    written = {out: _page(loaded, sections, papers)}
+    remarks = [*unfinished(paths), *_unknown(sections)]
+    written: dict[Path, str] = {}
+    if out is not None or serve:
+        page = _page(loaded, settings, sections, papers, remarks)
+    if out is not None:
+        written[out] = page
     if figure is not None:
         written[figure] = figure_svg(sections, figure)
     if figures is not None:
@@ -136,12 +138,18 @@ def _write(
     for path, text in written.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return written[out]
+    return page, remarks
+
+
+def _unknown(sections: list[Section]) -> list[str]:
+    """A line for the metrics that have neither a unit nor a title here."""
+    unknown = [metric for metric in metrics_of(sections) if metric not in MEASURES]
+    return [f"unknown metrics are shown as plain numbers: {', '.join(unknown)}"] if unknown else []
 
 
 def _only_failed(path: Path) -> bool:
     """Whether a folder holds trials of a sweep and no record."""
-    return path.is_dir() and not any(path.rglob(RECORDS)) and any(path.rglob(TRIAL))
+    return path.is_dir() and not any(path.rglob(RECORDS)) and any(path.rglob(OUTCOME))
 
 
 def _load(paths: Iterable[Path], tables: list[str]) -> list[Run]:
@@ -149,18 +157,7 @@ def _load(paths: Iterable[Path], tables: list[str]) -> list[Run]:
     measured = [path for path in paths if not (tables and _only_failed(path))]
     # By resolved path: a folder named beside its parent is one run, not two.
     files = {file.resolve(): file for path in measured for file in record_files(path)}
-    return [Run(f.parent, read_records(f), _provenance(f.parent)) for f in files.values()]
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    file = folder / PROVENANCE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error}); mend or remove it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: not a JSON object; mend or remove it")
-    return content
+    return read_runs(files.values())
 
 
 def _overlap(one: Cell, other: Cell) -> bool:
@@ -207,8 +204,16 @@ def _examples(runs: list[Run], section: Section) -> str:
         shown = [name for name in section.conditions if name in pictures]
         if shown and any(record.dataset == section.dataset for record in run.records):
             strips = "".join(_strip(name, pictures[name]) for name in shown)
-            return f'<h3>{escape(section.dataset)}</h3><div class="strips">{strips}</div>'
+            legend = legend_html(run.folder, run.records, width=_boundary_width(run))
+            return f'<h3>{escape(section.dataset)}</h3>{legend}<div class="strips">{strips}</div>'
     return ""
+
+
+def _boundary_width(run: Run) -> object:
+    try:
+        return run.provenance["config"]["model"]["init_args"]["boundary_width"]
+    except (KeyError, TypeError):  # a run of another program, or of another version
+        return "some"
 
 
 def _strip(condition: str, file: Path) -> str:
@@ -242,15 +247,26 @@ def _facts(value: Any) -> str:
     return "none" if value in ([], {}) else escape(str(value))
 
 
-def _page(runs: list[Run], sections: list[Section], papers: str) -> str:
+def _page(
+    runs: list[Run],
+    settings: Mapping[str, str],
+    sections: list[Section],
+    papers: str,
+    remarks: list[str],
+) -> str:
     styles = styles_of(sections)
     pairs = paired_runs([run.folder for run in runs]) if len(runs) > 1 else []
-    marks = noise_marks(pairs)
+    marks = noise_marks(pairs, [run.name for run in runs])
     sections = [section.marked(marks) for section in sections]
     records = [record for run in runs for record in run.records]
     every = [item for section in sections for item in section.lines.items()]
-    names = [(run.records[0].run, run.records[0].trained_on) for run in runs]
+    trained = [training_text(run.records[0].trained_on, settings.get(run.name, "")) for run in runs]
+    names = [(run.name, text) for run, text in zip(runs, trained, strict=True)]
     places = {name: i for i, (name, _) in reversed([*enumerate(names)])}
+    folders = {
+        f"{name} ({text})": run.folder for run, (name, text) in zip(runs, names, strict=True)
+    }
+    shown = {run.folder: run.records for run in runs}
     scripts, policy = scripts_html(page_data(sections, styles, names, pairs))
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     parts = {
@@ -258,10 +274,12 @@ def _page(runs: list[Run], sections: list[Section], papers: str) -> str:
         "summary": _summary([_sentence(line, c, styles[line].label) for line, c in every]),
         "curves": "".join(curves_html(section, styles) for section in sections) or NONE,
         "tables": tables_html(sections, places),
-        "summaries": summaries_html(records) or NONE,
+        "segmentations": segmentations_html(shown, styles, settings),
+        "summaries": summaries_html(records, settings) or NONE,
         "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",
-        "diaries": diaries_html(run.folder for run in runs) or NONE,
+        "diaries": diaries_html(folders) or NONE,
         "examples": "".join(_examples(runs, section) for section in sections) or NONE,
+        "remarks": "".join(f'<p class="note">{escape(remark)}.</p>' for remark in remarks),
         "origins": "".join(_origin(i, run) for i, run in enumerate(runs)),
         "scripts": scripts,
     }

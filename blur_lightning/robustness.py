@@ -17,6 +17,7 @@ import numpy as np
 
 from blur_lightning.errors import InputError
 from blur_lightning.measurements import Columns, write_parquet
+from blur_lightning.rounding import rounded
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
@@ -209,7 +210,7 @@ def write_table(path: Path, tables: Iterable[Columns]) -> None:
 def table(records: Sequence[Record]) -> str:
     """Lay records out for a terminal: a line for each condition, a column for each metric."""
     metrics = list(dict.fromkeys(record.metric for record in records))
-    cells = {(record.condition, record.metric): f"{record.value:.4f}" for record in records}
+    cells = {(record.condition, record.metric): rounded(record.value, 4) for record in records}
     conditions = list(dict.fromkeys(record.condition for record in records))
     rows = [["condition", *metrics]]
     rows += [[name, *(cells.get((name, metric), "") for metric in metrics)] for name in conditions]

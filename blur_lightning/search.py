@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blur_lightning.errors import InputError
-from blur_lightning.trials import DONE, OUTCOME, Outcome, Trial, outcome
+from blur_lightning.outcomes import DONE, OUTCOME, Outcome, Trial, outcome
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -17,8 +18,9 @@ from typing import Any
 import yaml
 
 from blur_lightning.errors import InputError
-from blur_lightning.search import Search, read_axes
-from blur_lightning.trials import DONE, FOLDER, INTERPRETER, RUNS, Trial, check, outcome, run, table
+from blur_lightning.outcomes import DONE, FOLDER, RUNS, Trial, outcome, table, unvalidated
+from blur_lightning.search import Search, parameters_of, read_axes
+from blur_lightning.trials import INTERPRETER, check, run
 
 METHODS = ("grid", "random", "bayes")
 _LONGEST = 120  # characters of a trial's name; file systems take 255 bytes
@@ -33,7 +35,7 @@ def sweep(
     Each trial is a process of its own in runs/<name of the sweep>/<trial>, started from the current
     directory. Repeat the command to go on where an earlier one stopped: finished trials stay,
     failed ones are tried again, and an interrupted fit goes on from its last checkpoint. Options
-    that the command does not have are told before the first trial.
+    that the command does not have, and blurs that are none, are told before the first trial.
 
     Args:
         files: Sweep files: YAML with method, parameters and command. Random and bayes need Optuna:
@@ -58,7 +60,8 @@ def sweep(
     _check_folders(trials, searches)
     for file, content in contents.items():
         if not _folder(file, content).exists():  # nothing of it was run before
-            _check_options(file)
+            print(f"checking the options of {file} ...", file=sys.stderr)
+            _check_options(file, content)
     unfinished = [trial for trial in trials if outcome(trial).get("status") not in DONE]
     finished = len(trials) - len(unfinished)
     run(iter(unfinished), len(unfinished[:count]), jobs=jobs, finished=finished)
@@ -75,12 +78,28 @@ def _check_folders(trials: Sequence[Trial], searches: Sequence[Search]) -> None:
             raise InputError(f"{folder}: {number} trials write there; say each name and value once")
 
 
-def _check_options(file: Path) -> None:
-    """Refuse a sweep before its first trial if the command does not know a parameter."""
+def _check_options(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a sweep before its first trial if one would fail by its options."""
     try:
-        check(read_trials(file)[0])
+        trainers = check(sample_commands(content))
+        metric = _metric(content)
+        if content["method"] != "grid" and metric.startswith("val/"):
+            for cause in filter(None, map(unvalidated, trainers)):
+                raise InputError(f"metric: {metric} is never measured: {cause}; change one of them")
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+
+
+def sample_commands(content: Mapping[str, Any]) -> list[list[str]]:
+    """As few commands of a sweep as it takes to state every listed value of every parameter."""
+    axes = read_axes(content.get("parameters"))
+    stated = {
+        key: axis["values"] if "values" in axis else [parameters_of({key: axis}, {key: 0.5})[key]]
+        for key, axis in axes.items()
+    }
+    number = max(map(len, stated.values()))
+    points = ({k: v[i % len(v)] for k, v in stated.items()} for i in range(number))
+    return [_command(content, point) for point in points]
 
 
 def _run_search(search: Search, jobs: int) -> list[Trial]:
@@ -159,12 +178,15 @@ def _trial(
     point: dict[str, Any],
     draw: dict[str, int | float] | None = None,
 ) -> Trial:
-    metric = content.get("metric")
-    metric = str(metric.get("name", "")) if isinstance(metric, dict) else ""
     command = _command(content, point)
     if FOLDER not in point:
         command.append(f"--{FOLDER}={folder}")
-    return Trial(folder, point, command, metric, draw)
+    return Trial(folder, point, command, _metric(content), draw)
+
+
+def _metric(content: Mapping[str, Any]) -> str:
+    metric = content.get("metric")
+    return str(metric.get("name", "")) if isinstance(metric, dict) else ""
 
 
 def grid_points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:

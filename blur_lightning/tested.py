@@ -13,7 +13,9 @@ from blur_lightning.robustness import IMAGES, PROVENANCE, SCHEMA, read_records
 
 RESTORED = ("psnr", "ssim", "psnr_shift")  # of restored images
 METRICS = ("top1", "top5", *COUNTED, "entropy", "cross_entropy", *RESTORED)
-_COLUMNS = {"index", "condition", *METRICS}.union(*(names for _, names in COUNTED.values()))
+_COLUMNS = {"index", "condition", "psnr_input", *METRICS}.union(
+    *(names for _, names in COUNTED.values())
+)
 
 
 class Measured(NamedTuple):

@@ -79,9 +79,11 @@ def on_multiples(
     return result[..., :rows, :columns]
 
 
-def extended(images: Shaped[Tensor, "b c h w"], multiple: int) -> Shaped[Tensor, "b c _ _"]:
-    """Repeat the last row and column until both sides are multiples."""
-    below, right = (-side % multiple for side in images.shape[-2:])
+def extended(
+    images: Shaped[Tensor, "b c h w"], multiple: int, *, least: int = 0
+) -> Shaped[Tensor, "b c _ _"]:
+    """Repeat the last row and column until both sides are multiples, and at least `least`."""
+    below, right = (max(least, side + -side % multiple) - side for side in images.shape[-2:])
     if not below and not right:
         return images
     values = images if images.is_floating_point() else images.float()  # bytes cannot be padded

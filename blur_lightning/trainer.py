@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning import LightningDataModule
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
+from blur_lightning.analysis import InvarianceAnalysis
+from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, SaveAndLeave
+from blur_lightning.data import PairsDataModule
+from blur_lightning.errors import InputError
+from blur_lightning.models import finetuned
+from blur_lightning.residuals import ResidualAnalysis, blur_sizes
+from blur_lightning.tasks import DeblurringTask, Task
 from blur_lightning.tracking import Tracker
 
 
@@ -22,8 +31,11 @@ class Trainer(lightning.Trainer):
         default_root_dir: Folder of the run: records, pictures, checkpoints, logs.
         logger: Trackers; None or true is W&B (a `Tracker`) and CSV below the run's folder, false
             is none.
-        callbacks: Callbacks; checkpoints go to checkpoints/ in the run's folder unless one says
-            otherwise.
+        callbacks: Callbacks besides those that write checkpoints/last.ckpt in the run's folder.
+        plugins: Plugins of Lightning.
+        checkpoint_minutes: Time between checkpoints inside an epoch; one follows each epoch.
+        ema: Validate, test and keep a moving average of the weights: so much of it remains at each
+            step, such as 0.999; None keeps the weights themselves.
         limit_train_batches: Number of batches an epoch (1 is one), or share of them (1.0 is all).
         limit_val_batches: The same for validation.
         limit_test_batches: The same for tests.
@@ -41,6 +53,9 @@ class Trainer(lightning.Trainer):
         default_root_dir: str = "runs/latest",
         logger: Logger | Sequence[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
+        plugins: Any = None,
+        checkpoint_minutes: float = 5.0,
+        ema: float | None = None,
         limit_train_batches: int | float | None = None,
         limit_val_batches: int | float | None = None,
         limit_test_batches: int | float | None = None,
@@ -51,25 +66,35 @@ class Trainer(lightning.Trainer):
         **kwargs: Any,
     ) -> None:
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
-        wants_checkpoints = kwargs.get("enable_checkpointing") is not False
-        if wants_checkpoints and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            folder = Path(default_root_dir) / "checkpoints"
-            # One file, replaced after each epoch: `fit --ckpt_path last` goes on from it.
-            callbacks.append(
-                ModelCheckpoint(
-                    folder,
-                    filename="last",
-                    enable_version_counter=False,
-                    # Also after epochs that are not validated.
-                    save_on_train_epoch_end=True,
-                )
+        plugins = list(plugins) if isinstance(plugins, Sequence) else [plugins] if plugins else []
+        last = None
+        if kwargs.get("enable_checkpointing") is not False:
+            last = Path(default_root_dir) / FOLDER / LAST
+            epochs = ModelCheckpoint(
+                last.parent,
+                filename=last.stem,
+                enable_version_counter=False,
+                # Also after epochs that are not validated.
+                save_on_train_epoch_end=True,
             )
+            callbacks.append(epochs)
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                plugins.append(CheckpointFiles())
+        if checkpoint_minutes <= 0:
+            raise InputError(f"trainer.checkpoint_minutes: {checkpoint_minutes} is not above 0")
+        if ema is not None:
+            if not 0 < ema < 1:
+                raise InputError(f"trainer.ema: {ema} is not between 0 and 1")
+            callbacks.append(EMAWeightAveraging(decay=ema))
+        # The last one, so that it keeps what the others did in a step.
+        callbacks.append(SaveAndLeave(last, minutes=checkpoint_minutes))
         if logger in (None, True):
             logger = [CSVLogger(default_root_dir, name="logs"), Tracker()]
         super().__init__(
             default_root_dir=default_root_dir,
             logger=logger,
             callbacks=callbacks,
+            plugins=plugins,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
             limit_test_batches=limit_test_batches,
@@ -100,11 +125,72 @@ class Trainer(lightning.Trainer):
 
     @override
     def test(self, *args: Any, verbose: bool = False, **kwargs: Any) -> Any:
-        """Test a network under each condition.
+        """Test a network under each condition; and again on restored images where a task has them.
 
         Args:
             args: As Lightning's test.
             verbose: Also print Lightning's own list of all numbers.
             kwargs: As Lightning's test.
         """
-        return super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]
+        found = super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]
+        task: Any = self.lightning_module
+        if hasattr(task, "on_restored_images") and not self.interrupted:
+            with task.on_restored_images():
+                super().test(task, datamodule=self.datamodule, verbose=verbose)  # type: ignore[attr-defined]
+        return found
+
+    def invariance(
+        self,
+        model: Task,
+        datamodule: LightningDataModule,
+        *,
+        layers: list[str] | str | None = None,
+        ckpt_path: list[str] | str | None = None,
+        image: int = 0,
+    ) -> None:
+        """Tell layer by layer how far each blur moves what a network computes.
+
+        Takes the configuration of a test, whose sharp images stand against the same images under
+        each condition. Writes invariance.html, .csv, .png (heat maps) and .npz to the run's folder.
+
+        Args:
+            model: The task, of which the network and the conditions count.
+            datamodule: The images; labels are not needed.
+            layers: Names of modules, such as layer4 or '[blocks.0, blocks.11]'; null takes the
+                pooling layers of a VGG, else the stages or blocks of the network. A channel counts
+                as on where the module's output is above 0: positive or zero after a ReLU, the sign
+                elsewhere, as of a transformer's blocks.
+            ckpt_path: Checkpoint of a fit of the same network, or a list, to show beside the
+                network as it is configured.
+            image: Place of the image whose heat maps are drawn, 0 or more.
+        """
+        if self.world_size > 1:
+            raise InputError("trainer.devices: an analysis runs in one process; leave it out")
+        names = [layers] if isinstance(layers, str) else layers
+        files = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
+        self.loggers = []  # what an analysis leaves is in its files
+        analysis = InvarianceAnalysis(model, layers=names, checkpoints=files, image=image)
+        self.test(analysis, datamodule=datamodule)
+
+    def residuals(
+        self, model: Task, datamodule: LightningDataModule, *, ckpt_path: str | None = None
+    ) -> None:
+        """Tell whether a deblurring network changes blurry images more than sharper ones.
+
+        Takes the configuration of a test on pairs that build-wild made: the average blur size of
+        each is in their manifest.csv. Writes residuals.csv, .svg (the scatter plot), .png (the
+        images with the largest and the smallest residual: blurry, residual four times as strong,
+        restored, sharp) and .json (the correlation) to the run's folder.
+
+        Args:
+            model: A DeblurringTask.
+            datamodule: A PairsDataModule.
+            ckpt_path: Checkpoint of a fit; null takes the network as it is configured.
+        """
+        if not isinstance(model, DeblurringTask) or not isinstance(datamodule, PairsDataModule):
+            raise InputError("model, data: residuals are of a DeblurringTask on a PairsDataModule")
+        if ckpt_path is not None:
+            finetuned(model.net, ckpt_path)
+        self.loggers = []  # what an analysis leaves is in its files
+        analysis = ResidualAnalysis(model, blur_sizes(datamodule.root))
+        self.test(analysis, datamodule=datamodule)

@@ -1,9 +1,8 @@
-"""Trials of sweeps: their processes, the records that let a sweep go on, and their metric.
+"""The processes of trials of sweeps.
 
 A trial's folder holds what its command writes, `trial.json` and `log.txt`.
 """
 
-import csv
 import fcntl
 import json
 import math
@@ -12,31 +11,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import RECORDS, read_records, replacing
+from blur_lightning.outcomes import (
+    LOG,
+    Outcome,
+    Trial,
+    final_value,
+    fit_is_over,
+    logged,
+    missing_metric,
+    outcome,
+    record,
+)
 
-RUNS, OUTCOME, LOG = Path("runs"), "trial.json", "log.txt"
-FOLDER = "trainer.default_root_dir"
 INTERPRETER = "${interpreter}"
-DONE = ("finished", "pruned")  # what is not run again
 _GRACE = 30.0  # s between SIGTERM and SIGKILL, as W&B's agent gives
 _LOOK = 1.0  # s between looks at what the running trials have logged
-
-
-class Trial(NamedTuple):
-    """One point of a sweep: what it runs, and where it keeps the outcome."""
-
-    folder: Path
-    parameters: dict[str, Any]
-    command: list[str]  # ${interpreter} stays, so that a trial is the same in another environment
-    metric: str = ""  # as test/D4/top1 or val/top1; empty: none was named
-    draw: dict[str, int | float] | None = None  # what a search drew it from; None: of a grid
 
 
 class _Running(NamedTuple):
@@ -46,7 +41,6 @@ class _Running(NamedTuple):
     start: float  # of this process, by the monotonic clock
 
 
-Outcome = Mapping[str, Any]
 # Is told what a trial of a search says, while it runs and at its end; true ends it early.
 Follow = Callable[[Trial, Outcome], bool]
 
@@ -70,6 +64,9 @@ def run(
     """
     running, pruned = list[_Running](), dict[Path, float]()
     ended, times, look = 0, list[float](), time.monotonic()
+    if number:
+        at_once = f", {min(jobs, number)} at once" if min(jobs, number) > 1 else ""
+        print(f"running {number} of {finished + number} trials{at_once}", file=sys.stderr)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     try:
         while ended < number:
@@ -94,96 +91,37 @@ def run(
                 line = f"{status} {one.trial.folder.name} {seconds:.0f} s"
                 rounds = math.ceil((number - ended) / jobs)
                 if rounds and times:
-                    minutes = math.ceil(rounds * sum(times) / len(times) / 60)
-                    line += f", about {minutes} min left"
+                    line += f", about {_duration(rounds * sum(times) / len(times))} left"
                 print(f"[{finished + ended}/{finished + number}] {line}", file=sys.stderr)
     finally:
         _end([one.process for one in running])
 
 
-def check(trial: Trial) -> None:
-    """Let the command line read a trial's options, and run nothing.
+def _duration(seconds: float) -> str:
+    return f"{math.ceil(seconds)} s" if seconds < 60 else f"{math.ceil(seconds / 60)} min"
+
+
+def check(commands: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
+    """Let the command line read the options of trials, and run nothing.
+
+    Args:
+        commands: Those of trials; other programs than blur_lightning are not asked.
+
+    Returns:
+        What `checking.read` returns.
 
     Raises:
-        InputError: It takes them not; what it says of that. Other programs are not asked.
+        InputError: One is not accepted; what the command line says of it.
     """
-    if trial.command[:3] != [INTERPRETER, "-m", "blur_lightning"]:
-        return
-    words = [sys.executable, *trial.command[1:], "--print_config"]
-    ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
+    program = [INTERPRETER, "-m", "blur_lightning"]
+    own = [[*command[3:]] for command in commands if [*command[:3]] == program]
+    if not own:
+        return []
+    words = [sys.executable, "-m", "blur_lightning.checking"]  # in this process torch would stay
+    ended = subprocess.run(words, input=json.dumps(own), capture_output=True, text=True)
     if ended.returncode:
-        text = ended.stderr.decode(errors="replace")
-        raise InputError(_said(text) or f"command: ended with status {ended.returncode}")
-
-
-def outcome(trial: Trial) -> dict[str, Any]:
-    """What trial.json says; empty unless it is of the same parameters and command."""
-    with suppress(OSError, ValueError):
-        found = json.loads((trial.folder / OUTCOME).read_text(encoding="utf-8"))
-        if all(found.get(key) == getattr(trial, key) for key in ("parameters", "command")):
-            return dict(found)
-    return {}
-
-
-def record(trial: Trial, status: str, **facts: Any) -> None:
-    """Write trial.json."""
-    content = {key: getattr(trial, key) for key in ("parameters", "command", "draw")}
-    content |= {"status": status, "error": None, "seconds": 0.0, **facts}
-    with replacing(trial.folder / OUTCOME) as path:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def table(trials: Sequence[Trial]) -> str:
-    """Lay out a line for each trial; below them, each error once."""
-    outcomes = [outcome(trial) for trial in trials]
-    shown = [_value_text(*pair) for pair in zip(trials, outcomes, strict=True)]
-    metrics = list(dict.fromkeys(t.metric for t, value in zip(trials, shown, strict=True) if value))
-    rows = [["trial", "status", "seconds", *metrics, ""]]
-    for trial, found, value in zip(trials, outcomes, shown, strict=True):
-        name, status = str(trial.folder.relative_to(RUNS)), found.get("status", "not run")
-        cells = [value if metric == trial.metric else "" for metric in metrics]
-        drawn = ", ".join(f"{key}={trial.parameters[key]}" for key in trial.draw or ())
-        rows.append([name, status, str(found.get("seconds") or ""), *cells, drawn])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    errors = Counter(found["error"] for found in outcomes if found.get("error"))
-    lines += [f"{n} of {len(trials)} failed: {error}" for error, n in errors.items()]
-    return "\n".join(lines)
-
-
-def _value_text(trial: Trial, found: Outcome) -> str:
-    value = final_value(trial, found) if found.get("status") in DONE else None
-    return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
-
-
-def final_value(trial: Trial, found: Outcome) -> float | None:
-    """The metric of a trial that has ended: of its test, else the last that it logged."""
-    condition, _, name = trial.metric.removeprefix("test/").rpartition("/")
-    if trial.metric.startswith("test/") and found.get("status") != "pruned":
-        with suppress(InputError):
-            for one in read_records(_run_folder(trial) / RECORDS):
-                if (one.condition, one.metric) == (condition, name):
-                    return one.value
-    values = found.get("values") or _logged(trial, found.get("began", 0.0))
-    return values[-1] if values else None
-
-
-def _logged(trial: Trial, began: float) -> list[float]:
-    """Values of the metric that Lightning's CSV logger has written since then, by step."""
-    values: dict[int, float] = {}
-    files = (_run_folder(trial) / "logs").glob("version_*/metrics.csv")
-    with suppress(OSError):  # replaced at this moment
-        found = sorted((file.stat().st_mtime, file) for file in files)
-        for _, file in (pair for pair in found if pair[0] >= began):
-            with file.open(encoding="utf-8", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    with suppress(KeyError, TypeError, ValueError):  # a cell empty or half-written
-                        values[int(row["step"])] = float(row[trial.metric])
-    return [values[step] for step in sorted(values)]
-
-
-def _run_folder(trial: Trial) -> Path:
-    return Path(trial.parameters.get(FOLDER) or trial.folder)
+        raise InputError(_said(ended.stderr) or f"command: ended with status {ended.returncode}")
+    return list(json.loads(ended.stdout.splitlines()[-1]))
 
 
 def _start(trial: Trial, threads: int, *, afresh: bool = False) -> _Running:
@@ -234,9 +172,15 @@ def _prune(running: Sequence[_Running], pruned: dict[Path, float], follow: Follo
         if trial.folder in pruned:
             if now > pruned[trial.folder] + _GRACE:
                 os.killpg(process.pid, signal.SIGKILL)
-        elif follow(trial, {**found, "values": _logged(trial, found.get("began", 0.0))}):
+        elif _is_hopeless(trial, found, follow):
             process.terminate()
             pruned[trial.folder] = now
+
+
+def _is_hopeless(trial: Trial, found: Outcome, follow: Follow) -> bool:
+    began = found.get("began", 0.0)
+    hopeless = follow(trial, {**found, "values": logged(trial, began)})
+    return hopeless and not fit_is_over(trial, began)  # whose test is all that would be lost
 
 
 def _finish(trial: Trial, error: str | None, seconds: float, pruned: bool) -> str:
@@ -244,11 +188,11 @@ def _finish(trial: Trial, error: str | None, seconds: float, pruned: bool) -> st
     began = outcome(trial).get("began", 0.0)
     facts: dict[str, Any] = {"began": began, "seconds": round(seconds, 1), "error": error}
     if trial.draw is not None and trial.metric:
-        facts["values"] = _logged(trial, began)
+        facts["values"] = logged(trial, began)
         status = "pruned" if pruned else "finished"
         facts["value"] = final_value(trial, {**facts, "status": status})
         if not error and facts["value"] is None:
-            facts["error"] = f"metric: the trial neither tested nor logged {trial.metric}"
+            facts["error"] = missing_metric(trial)
     if pruned:
         facts["error"] = None
     status = "pruned" if pruned else "failed" if facts["error"] else "finished"

@@ -32,6 +32,13 @@ MD5 = {
     "benchmark.tgz": "82b4d87ceb2ed10f6038a1cba92111cb",
     "train_noval.txt": "79bff800c5f0b1ec6b21080a3c066722",
 }
+# Colours of the pixels in pictures of errors (Okabe and Ito's).
+VERDICTS = {
+    "right": (240, 240, 240),
+    "void, which counts nowhere": (160, 160, 160),
+    "wrong, up to {width} px from a boundary": (213, 94, 0),
+    "wrong, farther away": (0, 114, 178),
+}
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 _IMAGE_ENDINGS, _MASK_ENDINGS = (".jpg", ".png", ".jpeg"), (".png", ".mat")
 

@@ -25,6 +25,13 @@ class Diverging(MeanColour):
         return super().forward(image) * (float("nan") if self.training else 1.0)
 
 
+class Contrast(MeanColour):
+    """Classifies by how much each colour varies, which every blur changes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(image.std(dim=(2, 3)))
+
+
 class MeanColours(MeanColour):
     """The same on images at several scales."""
 
@@ -48,6 +55,17 @@ class PixelColour(nn.Module):
         if not self.coarse:
             return self.linear(image)
         return {"out": self.linear(image[..., ::2, ::2])}  # as torchvision's
+
+
+class Gain(nn.Module):
+    """Restores by multiplying all values by one number, which it learns."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.gain * image
 
 
 class EncodedColour(PixelColour):

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ from PIL import Image
 
 from blur_lightning.blur import BlurDistribution, Capture, blur_images, convolve, make_kernels
 from blur_lightning.blur.capture import normalize
+from blur_lightning.blur.conditions import check_reach
 from blur_lightning.blur.cutting import cut_window
 from blur_lightning.blur.families import Blur
-from blur_lightning.data.base import check_reach
 from blur_lightning.data.photos import PhotosDataModule
 from blur_lightning.errors import InputError
 
@@ -298,3 +299,32 @@ def test_whole_images_narrower_than_the_scale_keep_their_aspect():
     """As the geometric mean leaves them: a side may be below the scale."""
     capture = Capture(canonical=60, scale=30, crop="whole", measure="geometric_mean")
     assert capture(tensor(picture(40, 88)), [Blur("sharp")]).shape == (1, 3, 20, 44)
+
+
+@pytest.mark.parametrize("capture", [Capture(60, 60, 40), Capture(60, 40, 24), Capture(60, 30, 24)])
+@pytest.mark.parametrize("light", ["srgb", "linear"])
+def test_a_kernel_of_ones_own_is_captured_as_the_blur_that_it_is(capture, light):
+    capture, blur = replace(capture, light=light), Blur("disk", 3.0)
+    window = windows(capture, picture(), 3)
+    kernel = make_kernels([blur]).groups[0].factors[0]
+    expected = capture(window, [blur])
+    torch.testing.assert_close(capture(window, kernel), expected, rtol=0, atol=1e-6)
+    scales = [capture.scale]
+    assert capture.at_scales(window, kernel, scales).equal(capture(window, kernel))
+
+
+@pytest.mark.parametrize("scale", [60, 40, 80])
+def test_gradients_reach_the_kernel_through_the_resize(scale):
+    """A mean over the crop is linear in the taps: differences are the gradient."""
+    capture = Capture(canonical=60, scale=scale, crop=24)
+    window = windows(capture, picture(), 2).float()
+    kernel = torch.full((1, 5, 5), 0.04, requires_grad=True)
+    view = capture(window, kernel)
+    rounded = capture(window.byte(), kernel.detach())
+    torch.testing.assert_close(view, rounded, rtol=0, atol=1 / 255)
+    (slope,) = torch.autograd.grad(view.mean(), kernel)
+    for row, column in ((0, 0), (4, 1)):
+        tap = torch.zeros(1, 5, 5)
+        tap[0, row, column] = 1
+        expected = capture(window, tap).mean()
+        torch.testing.assert_close(slope[0, row, column], expected, rtol=1e-4, atol=1e-4)

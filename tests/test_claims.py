@@ -281,6 +281,47 @@ def test_records_and_provenance_of_all_runs_are_gathered(tmp_path, capsys):
 # Segmentation
 
 
+def write_restorations(root, *, gains, images=200):
+    """Runs of three seeds of both kinds of training, each with its mean gain in dB."""
+    generator = np.random.default_rng(0)
+    blurry = generator.normal(28, 3, images)
+    for mix, gain in zip(STUDIES["psnr"].mixes, gains, strict=True):
+        for seed in range(3):
+            name = f"{STUDIES['psnr'].mixes.index(mix)}_{seed}"
+            restored = blurry + gain + generator.normal(0, 0.3, images)
+            write_run(
+                root / name,
+                records=[RECORD._replace(run=name, trained_on=mix, metric="psnr")],
+                images={
+                    "condition": np.array(["sharp"] * images, dtype=object),
+                    "index": np.arange(images),
+                    "psnr": restored,
+                    "psnr_input": blurry,
+                },
+                provenance={"seed": seed, "data": {"fingerprint": {"test": "0"}}},
+            )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ((2.0, 1.0), ["holds", "holds"]),
+        ((1.2, 1.0), ["holds", "does not hold"]),
+        ((1.8, 2.0), ["does not hold", "holds"]),
+        ((1.5, 1.5), ["within noise", "within noise"]),
+    ],
+)
+def test_claims_of_deblurring_are_about_gains_over_the_blurry_images(
+    tmp_path, capsys, gains, expected
+):
+    root = write_restorations(tmp_path, gains=gains)
+    assert main([str(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, claim, word in zip(lines, STUDIES["psnr"].claims, expected, strict=True):
+        assert line.removeprefix(claim).strip().startswith(word)
+
+
 def write_segmentations(root, *, regained=0.5, images=60):
     """Runs whose share of right pixels falls with the radius, and less so after the mix."""
     study, generator = STUDIES["miou"], np.random.default_rng(0)
@@ -345,4 +386,4 @@ def test_pseudo_values_have_the_mean_and_the_spread_of_the_metric(tmp_path):
 
 def test_runs_with_neither_metric_are_refused(tmp_path, capsys):
     write_runs(tmp_path, metric="entropy")
-    assert problem(capsys, tmp_path).startswith("RUNS: none has top1 or miou")
+    assert problem(capsys, tmp_path).startswith("RUNS: none has top1 or miou or psnr")

@@ -2,6 +2,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -477,6 +478,17 @@ def test_the_program_runs_as_a_module_and_returns_its_status():
     assert done.stderr.splitlines() == [
         "error: 'nothing' is no command; see python -m blur_lightning --help"
     ]
+
+
+@pytest.mark.parametrize("verb", ["doctor", "report", "fit"])
+def test_outside_the_environment_one_line_says_so(verb):
+    """-S: without site-packages there are no dependencies."""
+    program = [sys.executable, "-S", "-m", "blur_lightning", verb]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=root)
+    (line,) = done.stderr.strip().splitlines()
+    assert re.fullmatch(r"error: \w+ is missing in this Python; activate the environment .*", line)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_an_argument_of_a_networks_keywords_is_hinted_at(error):

@@ -214,6 +214,14 @@ def refused(*paths, message, **options):
     assert "\n" not in str(caught.value)
 
 
+def test_no_zero_is_negative(tmp_path, capsys):
+    columns = measured(1)
+    less = columns | {"entropy": columns["entropy"] - np.float32(1e-5)}
+    runs = written(tmp_path / "a", columns), written(tmp_path / "b", less)
+    assert any(-5e-5 < d.difference < 0 for d in compare(*runs))
+    assert "-0.0000" not in capsys.readouterr().out
+
+
 def test_other_images_are_refused(runs, tmp_path):
     columns = measured(1)
     fingerprint = {"data": {"fingerprint": {"test": "def"}}}

@@ -552,7 +552,7 @@ def test_photographs_are_never_written_over(blur, photos, out, tmp_path):
 def test_files_that_are_no_copies_are_never_written_over(blur, out, name):
     out.mkdir()
     (out / name).write_text("mine")
-    assert f"{out / name}: is no copy" in blur(expect=2)
+    assert f"{out / name}: not from this command; choose" in blur(expect=2)
     assert contents(out).popitem()[1] == b"mine"
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from blur_lightning.blur.cutting import cut_mask, cut_window
+from blur_lightning.blur.cutting import cut_mask, cut_window, middle_window
 from blur_lightning.images import VOID
 
 
@@ -32,3 +33,14 @@ def test_a_mask_is_cut_where_its_image_is(shape, place, margin):
     expected = np.where(inside[..., 0] == 1, window[..., 0], VOID)[middle, middle]
     np.testing.assert_array_equal(mask, expected)
     assert (mask == VOID).any() == (min(shape) < 16)
+
+
+@pytest.mark.parametrize("shape", [(30, 41), (13, 50), (15, 17), (16, 16)])
+@pytest.mark.parametrize("border", ["reflect", "replicate", "constant"])
+def test_the_middle_of_a_batch_is_the_central_window_of_each_image(shape, border):
+    images = [picture(*shape), picture(*shape)[::-1].copy()]
+    batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+    windows = middle_window(batch, side=16, border=border)
+    for window, image in zip(windows, images, strict=True):
+        expected = cut_window(image, side=16, margin=0, border=border)
+        np.testing.assert_array_equal(window.permute(1, 2, 0).numpy(), expected)

@@ -13,6 +13,7 @@ from chromium import PROGRAM, browser
 from blur_lightning import explorer
 from blur_lightning.report import report
 from blur_lightning.robustness import Record, read_records, write_run
+from blur_lightning.rounding import rounded
 from blur_lightning.serving import ReportServer
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium")
@@ -34,8 +35,8 @@ def tab(tmp_path_factory):
 
 
 def make_run(folder, *, gain=0.0, trained_on="original", model="net", seed=0):
-    """A run on 40 images; its top-1 is worse by .1 for every blur in the list."""
-    count = 40
+    """A run on 80 images; its top-1 is worse by .1 for every blur in the list."""
+    count = 80  # in % many values end in 25 or 75
     draws = np.random.default_rng(7).random((len(BLURS), count))  # the same images are hard
     records, right = [], []
     for i, blur in enumerate(BLURS):
@@ -123,7 +124,7 @@ def test_the_numbers_below_a_chart_are_those_of_the_records(page):
         (f"net ({r.trained_on})", r.condition): [
             f"{100 * r.value:.3f} %",
             f"{100 * r.low:.3f}-{100 * r.high:.3f}".replace("-", "\N{EN DASH}"),
-            "40",
+            "80",
             r.run,
         ]
         for r in records
@@ -192,6 +193,51 @@ def test_hovering_a_point_tells_its_number(page):
     assert "first" in text
 
 
+def test_curves_that_coincide_are_both_seen_and_named(tmp_path, tab):
+    runs = [make_run(tmp_path / name, trained_on=name) for name in ("D1", "D2")]
+    runs.append(make_run(tmp_path / "D3", trained_on="D3", gain=-0.2))
+    report(runs, out=tmp_path / "page.html")
+    tab.open((tmp_path / "page.html").as_uri())
+    marks = "[...document.querySelectorAll('#chart .mark-symbol path')]"
+    sizes = tab.run(f"{marks}.map(mark => Math.round(mark.getBBox().width))")
+    assert [size > sizes[-1] for size in sizes] == [True] * 3 + [False] * 6
+    dashes = (
+        "[...document.querySelectorAll('#chart .mark-line path')]"
+        ".map(line => line.getAttribute('stroke-dasharray'))"
+    )
+    assert sorted(tab.run(dashes)) == ["1,0", "1,0", "7,7"]
+    place = tab.run(
+        "document.getElementById('chart').scrollIntoView();"
+        f"const box = {marks}[1].getBoundingClientRect();"
+        "[box.x + box.width / 2, box.y + box.height / 2]"
+    )
+    for shift in (5, 0):
+        tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0] + shift, y=place[1])
+    text = tab.wait("document.querySelector('#vg-tooltip-element.visible')?.textContent")
+    assert "net (D1); net (D2)" in text
+    assert tab.errors == []
+    tab.run("document.querySelectorAll('#keys input')[0].click()")
+    settle(tab)
+    assert tab.run(dashes) == ["1,0", "1,0"]
+
+
+def test_a_data_set_offers_the_metrics_that_it_has(tmp_path, tab):
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    for run, metric, dataset in zip(runs, ("top5", "psnr"), ("photos", "scenes"), strict=True):
+        file = run / "robustness.csv"
+        text = file.read_text().replace(",entropy,", f",{metric},")
+        file.write_text(text.replace(",photos,", f",{dataset},"))
+    report(runs, out=tmp_path / "page.html")
+    tab.open((tmp_path / "page.html").as_uri())
+    offered = "[...document.querySelectorAll('#metric label')].map(label => label.textContent)"
+    assert tab.run(offered) == ["top-1 (%)", "top-5 (%)"]
+    choose(tab, "metric", "top-5 (%)")
+    choose(tab, "dataset", "scenes")
+    assert tab.run(offered) == ["top-1 (%)", "PSNR (dB)"]
+    assert numbers(tab)[0][2].endswith(" %")  # top-5 is none of its own
+    tab.run("sessionStorage.clear()")
+
+
 def test_axes_become_logarithmic(page):
     tab, _ = page
     ticks = (
@@ -231,13 +277,17 @@ def test_the_download_holds_the_records_exactly(page):
 
 
 def test_two_runs_are_compared_with_significance(page):
-    tab, _ = page
+    tab, records = page
     rows = tab.run(
         "[...document.querySelectorAll('#differences tbody tr')]"
         ".map(row => [...row.cells].map(cell => cell.textContent))"
     )
     assert [row[1] for row in rows] == [name for name, _, _ in BLURS]
-    assert {row[-1] for row in rows} == {"▼ yes"}
+    assert {row[-1] for row in rows} == {"no ▼"}
+    for name, column in (("first", 3), ("second", 4)):
+        own = [r.value for r in records if (r.run, r.metric) == (name, "top1")]
+        assert [row[column] for row in rows] == [rounded(100 * value, 1) for value in own]
+        assert any(f"{100 * value:.1f}" != rounded(100 * value, 1) for value in own)
     first, other, difference = (float(text.replace("\N{MINUS SIGN}", "-")) for text in rows[0][3:6])
     assert difference == pytest.approx(other - first, abs=0.11)
 

@@ -121,8 +121,30 @@ def test_records_name_the_blur_of_pairs(tmp_path):
     assert gamma.dataset == f"gopro (blur_gamma, {details})"
     assert gamma.training_mix == "gopro (blur_gamma, and D2)"
     assert gamma.provenance()["pairs"]["variant"] == "blur_gamma"
+    assert module(tmp_path, layout="wild").dataset == f"{tmp_path.name} ({details})"
+    assert module(tmp_path, layout="wild").training_mix == tmp_path.name
     write_folders(tmp_path / "mine", count=2)
     assert module(tmp_path / "mine", "test").dataset == f"mine ({details})"
+
+
+def test_sharp_images_of_pairs_take_a_blur_in_place_of_their_own(tmp_path):
+    """The blurry partners of these pairs are ten levels brighter; a kernel brightens nothing."""
+    write_gopro(tmp_path)
+    data = module(tmp_path, layout="gopro", synthetic_blur="H5")
+    assert data.training_mix == "gopro (sharp, and H5)"
+    assert data.provenance()["pairs"]["synthetic"]
+    for batch in batches(data):
+        assert {str(blur) for blur in batch["blur"]} == {"H5"}
+        difference = batch["image"] - batch["sharp"]
+        assert difference.abs().max() > 0.1
+        assert difference.mean().abs() < 4 / 255
+    tested = module(tmp_path, "test", layout="gopro", synthetic_blur="H5")
+    (batch,) = tested.test_dataloader()
+    batch = tested.on_after_batch_transfer(batch, 0)
+    difference = tested.blurred(batch, [Blur("sharp")] * 2) - tested.sharp(batch)
+    torch.testing.assert_close(difference, torch.full_like(difference, 10 / 255))
+    with pytest.raises(InputError, match=r"data.synthetic_blur: takes the place of data.blur"):
+        module(tmp_path, layout="gopro", synthetic_blur="H5", blur="D2")
 
 
 def test_partners_of_another_size_are_named_or_left_out(tmp_path):

@@ -147,6 +147,13 @@ def task(net, **options):
     return made
 
 
+def with_residuals(net):
+    """As a trained network has them; those of a new one are 0."""
+    for part in (net.n1, net.n2, net.n3):
+        torch.nn.init.normal_(part[-1].weight, std=0.1)
+    return net
+
+
 def test_the_loss_is_the_papers_equation_1():
     """Sums of squares over the pixels of all three scales, divided by the values of an image."""
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +173,7 @@ def test_the_loss_is_the_papers_equation_1():
 
 def test_a_step_of_deblurnet_trains_all_scales():
     torch.manual_seed(0)
-    net = DeblurNet(width=1 / 32)
+    net = with_residuals(DeblurNet(width=1 / 32))
     batch = {"image": torch.rand(2, 3, 16, 16), "sharp": torch.rand(2, 3, 16, 16)}
     task(net).training_step(batch | {"index": torch.arange(2)}, 0).backward()
     assert all(weight.grad.abs().sum() > 0 for weight in net.parameters() if weight.ndim == 4)
@@ -196,12 +203,15 @@ def test_photographs_are_restored_whole_with_all_bits_and_notes(tmp_path, comman
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {"deep.png", "turned.jpg"}
     assert float(rows["deep.png"]["residual"]) == pytest.approx(0.1, abs=1e-4)
+    page = (tmp_path / "run/before_after.html").read_text()
+    assert "deep.png, 47x33 pixels, mean change" in page
+    assert "turned.jpg, 30x44 pixels, mean change" in page  # upright
 
 
 def test_tiles_change_nothing_where_they_overlap_enough():
     """DeblurNet's output draws on 88 pixels around; its strides see the same grid in a tile."""
     torch.manual_seed(0)
-    net = DeblurNet(width=1 / 64).eval()
+    net = with_residuals(DeblurNet(width=1 / 64)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, size=(9, 520, 3), dtype=np.uint8)
     made = task(net, tile=300, overlap=93)  # rounded up to 96
     whole = task(net, tile=2000)

@@ -212,6 +212,16 @@ def test_a_draw_depends_on_its_whole_key_and_on_nothing_else():
     )
 
 
+def test_an_image_may_be_drawn_for_several_times():
+    mix = BlurDistribution.parse("D0..8")
+    for epoch in (None, 3):
+        key = {"seed": 0, "index": 5, "epoch": epoch}
+        draws = [mix.draw(**key, number=number) for number in range(4)]
+        assert len({blur.parameter for blur in draws}) == 4
+        assert draws[0] == mix.draw(**key)
+        assert draws[2] == mix.draw(**key, number=2)
+
+
 def test_tests_and_training_draw_shake_from_different_banks():
     tests, training = draws("shake", 300), draws("shake", 300, epoch=0)
     assert {blur.bank for blur in tests} == {"test"}

@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(downloads, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(module, "_gpus", list)
+    monkeypatch.setattr(module, "check", lambda commands: [])  # takes seconds
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -229,6 +230,47 @@ def test_a_file_that_is_no_experiment_is_one_line(content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_options_of_a_named_file_are_read_by_the_command_line(monkeypatch, capsys):
+    read = []
+    monkeypatch.setattr(module, "check", read.extend)
+    write("x/base.yaml", {"trainer": {"devices": 1}})
+    file = experiment(name="x/e.yaml")
+    command = ["${interpreter}", "-m", "blur_lightning", "fit", f"--config={file}", "${args}"]
+    parameters = {
+        "data.blur": {"values": ["sharp", "D2", "D4"]},
+        "model.freeze": {"values": [0, 1]},
+    }
+    sweep = write("s.yaml", {"method": "grid", "parameters": parameters, "command": command})
+    assert doctor([file, sweep]) == 0
+    assert read[0][3:] == ["fit", "--config=x/base.yaml", "--config=x/e.yaml"]
+    assert [words[-2:] for words in read[1:]] == [
+        ["--data.blur=sharp", "--model.freeze=0"],
+        ["--data.blur=D2", "--model.freeze=1"],
+        ["--data.blur=D4", "--model.freeze=0"],
+    ]
+    assert capsys.readouterr().out.count("  ok       options\n") == 2
+    read.clear()
+    doctor()
+    assert read == []
+
+
+@pytest.mark.parametrize("said", ["data.blur: no blur", "e.yaml: data.blur: no blur"])
+def test_an_option_that_is_wrong_names_the_file_once(monkeypatch, said):
+    def check(commands):
+        raise InputError(said)
+
+    monkeypatch.setattr(module, "check", check)
+    with pytest.raises(InputError, match=r"^e\.yaml: data\.blur: no blur$"):
+        doctor([experiment()])
+
+
+def test_without_torch_the_options_are_not_read(monkeypatch, capsys):
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr(module, "check", None)
+    assert doctor([experiment()]) == 0
+    assert "  note     options: not read: that takes torch and lightning" in capsys.readouterr().out
+
+
 def test_the_tracker_has_its_key_from_one_of_two_places(monkeypatch):
     assert tracker().mark == "note"
     Path("netrc").write_text("machine example.org login user password secret\n")
@@ -271,8 +313,11 @@ def test_gpus_are_those_that_nvidia_names(folder, monkeypatch):
 
 def test_torch_is_not_imported_where_no_weights_are_asked_for():
     file = experiment(data=data("ImageNetDataModule", root="here"), max_epochs=3).resolve()
-    program = "import sys; from pathlib import Path; from blur_lightning.doctor import doctor; "
-    program += f"doctor([Path({str(file)!r})]); print({{'torch', 'timm'}} & set(sys.modules))"
+    program = "import sys; from pathlib import Path; from blur_lightning import doctor as module; "
+    program += "module.check = lambda commands: []; "
+    program += (
+        f"module.doctor([Path({str(file)!r})]); print({{'torch', 'timm'}} & set(sys.modules))"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )

@@ -83,6 +83,22 @@ def test_damaged_downloads_are_found_by_their_md5(tmp_path, counts, monkeypatch)
     assert need(tmp_path).mark == "ok"
 
 
+def test_a_damaged_archive_comes_before_what_it_leaves_unpacked(tmp_path, counts, monkeypatch):
+    archive = tmp_path / "VOCtrainval_11-May-2012.tar"
+    archive.write_bytes(b"short")
+    assert f"{archive} is damaged" in need(tmp_path).what
+    write_voc(tmp_path / "VOCdevkit/VOC2012", splits=[("train", TRAIN), ("val", VAL[:1])])
+    assert f"{archive} is damaged" in need(tmp_path).what
+    monkeypatch.setattr(voc_layout, "MD5", {})
+    assert need(tmp_path).what.endswith("has 1 images, not 2")
+
+
+def test_an_archive_that_is_not_unpacked_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(voc_layout, "MD5", {})
+    (tmp_path / "VOCtrainval_11-May-2012.tar").write_bytes(b"")
+    assert need(tmp_path).remedy == f"unpack {tmp_path}/VOCtrainval_11-May-2012.tar there"
+
+
 def test_no_folder_at_all_says_where_to_point_or_what_makes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = need(tmp_path / "none")
@@ -109,7 +125,7 @@ def test_pairs_are_counted_and_gopros_are_known(tmp_path, monkeypatch):
     write_folders(tmp_path / "mine/test")
     found = pairs(tmp_path / "mine", trains=False)
     assert found.what.endswith("mine: test 3")
-    assert "gopro, reds" in pairs(tmp_path, layout="x").remedy
+    assert "gopro, wild, reds" in pairs(tmp_path, layout="x").remedy
     missing = pairs(tmp_path / "mine")
     assert missing.mark == "missing"
     assert "mine/train: there is no such folder" in missing.what

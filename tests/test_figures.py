@@ -50,7 +50,8 @@ def test_the_same_records_give_the_same_figures(tmp_path):
 
 def test_a_report_writes_figures_and_refuses_what_has_no_curve(tmp_path):
     write_run(tmp_path / "run", records=records(), images={"index": [0]}, provenance={})
-    report([tmp_path / "run"], out=tmp_path / "page.html", figures=tmp_path / "figures")
+    report([tmp_path / "run"], figures=tmp_path / "figures")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "run"]
     assert len([*(tmp_path / "figures").iterdir()]) == 4
     with pytest.raises(InputError, match="figures: no curve to draw"):
         write_figures(sections_of(records(conditions=("sharp",))), tmp_path / "figures")

@@ -1,11 +1,18 @@
 """What a report says beyond the records: papers, summaries, ImageNet-C's errors, the diary."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from blur_lightning.errors import InputError
-from blur_lightning.findings import diaries_html, failures, paper_texts, summaries_html
+from blur_lightning.findings import (
+    diaries_html,
+    failures,
+    paper_texts,
+    summaries_html,
+    unfinished,
+)
 from blur_lightning.report import report
 from blur_lightning.robustness import Record, read_records, write_run
 
@@ -22,10 +29,10 @@ def of(condition, value, **changes):
     return RECORD._replace(**blur, value=value, **changes)
 
 
-def trial(folder, error, **parameters):
+def trial(folder, error, *, status="failed", **parameters):
     folder.mkdir(parents=True)
     command = ["-m", "blur_lightning", "fit", "--config", "experiments/vasiljevic2016_table3.yaml"]
-    content = {"status": "failed", "error": error, "parameters": parameters, "command": command}
+    content = {"status": status, "error": error, "parameters": parameters, "command": command}
     (folder / "trial.json").write_text(json.dumps(content))
 
 
@@ -72,6 +79,31 @@ def test_a_trial_that_cannot_be_read_is_named(tmp_path):
         failures([tmp_path], "kim_table3_4")
 
 
+def test_trials_without_a_result_are_counted_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place, error in enumerate(("no <data>", "no <data>", "out of luck", None)):
+        trial(Path(f"s/t{place}"), error, status="failed" if error else "finished")
+    trial(Path("s/t4"), None, status="pruned")
+    trial(Path("s/t5"), None, status="started")
+    assert unfinished([Path("s"), Path("s/t5")]) == [
+        "2 of 6 trials failed: no <data> (s/t0/log.txt, s/t1/log.txt)",
+        "1 of 6 trials failed: out of luck (s/t2/log.txt)",
+        "1 of 6 trials pruned (s/t4)",
+        "1 of 6 trials not finished (s/t5)",
+    ]
+    assert unfinished([Path("s/t3")]) == []
+
+
+def test_a_report_says_which_trials_it_leaves_out(tmp_path, capsys):
+    write_run(tmp_path / "run", records=[RECORD], images={"index": [0]}, provenance={})
+    trial(tmp_path / "bad", "no <data>")
+    report([tmp_path], out=tmp_path / "page.html")
+    line = f"1 of 1 trials failed: no <data> ({tmp_path / 'bad/log.txt'})"
+    assert capsys.readouterr().err.splitlines() == [line]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f'<p class="note">{line.replace("<data>", "&lt;data&gt;")}.</p>' in page
+
+
 def test_a_report_shows_a_paper_where_every_trial_failed(tmp_path, capsys):
     trial(tmp_path / "sweep" / "a", "there is no folder <data>")
     page = tmp_path / "page.html"
@@ -98,14 +130,15 @@ def test_an_unknown_paper_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_runs_without_a_diary_have_no_chart(tmp_path):
-    assert diaries_html([tmp_path]) == ""
+    assert diaries_html({"run": tmp_path}) == ""
 
 
 def test_a_diary_is_drawn_as_a_part_of_the_page(tmp_path):
     columns = "epoch,family,level_low,level_high,n,top1,low,high,loss,loss_low,loss_high"
     rows = [f"0,disk,{r},{r},50,0.5,0.4,0.6,1.0,0.9,1.1" for r in (2.0, 4.0)]
     (tmp_path / "diary.csv").write_text("\n".join([columns, *rows, ""]))
-    html = diaries_html([tmp_path])
+    html = diaries_html({"<run>": tmp_path})
+    assert "<h3>&lt;run&gt;</h3>" in html
     assert "<svg" in html
     assert "<?xml" not in html
     assert "currentColor" in html

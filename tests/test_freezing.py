@@ -94,7 +94,8 @@ def test_statistics_stay_when_normalisations_are_replaced_for_many_processes():
     """Lightning's sync_batchnorm puts other modules in the place of those that were frozen."""
     task = ClassificationTask(timm.create_model("resnet18"), freeze=1)
     task = nn.SyncBatchNorm.convert_sync_batchnorm(task.train())
-    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(training_mix="D2"))
+    data = SimpleNamespace(training_mix="D2", seed=0)
+    task._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_rank=0)
     task.on_train_batch_start({}, 0)
     assert isinstance(task.net.bn1, nn.SyncBatchNorm)
     assert not any(module.training for module in (task.net.conv1, task.net.bn1))

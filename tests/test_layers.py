@@ -10,23 +10,32 @@ import blur_lightning
 ROOT = Path(blur_lightning.__file__).parent
 # Lower layers first; the parts of a layer never import one another.
 LAYERS = [
-    {"errors", "__init__"},
+    {"errors", "rounding", "__init__"},
     {"provenance", "images", "measurements", "parsing", "tiles", "counts"},
     {"blur", "robustness", "models", "boundaries", "online", "voc_layout", "pair_layouts", "png"},
-    {"tested"},
-    {"measures", "comparison", "metrics", "image_quality"},
-    {"data", "tasks", "curves", "pairs"},
-    {"photograph", "published", "diary_chart", "figures", "explorer", "serving", "wandb_report"},
-    {"findings", "matrix"},
-    {"report", "copies", "trials"},
-    {"tracking"},
-    {"trainer"},
+    {"tested", "starting", "resuming", "workers", "video"},
+    {"measures", "comparison", "metrics", "image_quality", "before_after"},
+    {"data", "tasks", "curves", "pairs", "motion"},
+    {
+        "photograph",
+        "published",
+        "diary_chart",
+        "outcomes",
+        "figures",
+        "explorer",
+        "serving",
+        "wandb_report",
+    },
+    {"findings", "matrix", "repeats", "segmentations", "invariance_page", "frame_windows"},
+    {"report", "copies", "trials", "analysis", "window_notes", "residuals"},
+    {"tracking", "checkpoints", "making_pairs"},
+    {"trainer", "wild", "checkpoint_choice"},
     {"lightning_cli", "search"},
     {"sweeps"},
     {"downloads"},
     {"doctor"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "checking"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -86,7 +95,10 @@ def test_reports_and_records_need_no_torch():
     light += ("photograph", "provenance", "measures", "comparison", "published", "diary_chart")
     light += ("findings", "figures", "explorer", "pairs", "matrix", "serving", "counts", "tested")
     light += ("sweeps", "search", "trials", "doctor", "online", "wandb_report", "voc_layout")
-    light += ("pair_layouts",)
+    light += ("pair_layouts", "outcomes", "repeats", "rounding", "segmentations", "invariance_page")
+    light += ("pair_layouts", "resuming", "workers")
+    light += ("video", "motion", "frame_windows", "window_notes", "making_pairs")
+    light += ("wild", "before_after", "starting")
     for module in light:
         heavy = {"torch", "lightning", "torchvision", "timm"}
         tree = ast.parse((ROOT / f"{module}.py").read_text())

@@ -52,7 +52,7 @@ def test_marks_are_those_of_the_first_run_on_the_same_images(tmp_path):
         make_run(tmp_path / "worse", [False] * 10 + [True] * 10),
         make_run(tmp_path / "alike", [False] * 2 + [True] * 18),
     ]
-    marks = noise_marks(paired_runs(runs))
+    marks = noise_marks(paired_runs(runs), ["first", "worse", "alike"])
     # Against "worse" the last one would be beyond noise.
     assert marks == {("worse", "sharp", "top1"): False, ("alike", "sharp", "top1"): True}
     difference = paired_runs(runs)[0].differences[0]

@@ -29,6 +29,16 @@ def test_the_table_is_that_of_the_demo():
     assert rows == [(name, sharp[name], mix[name]) for name, *_ in rows]
 
 
+def test_the_layers_of_the_demo_answer_as_was_measured():
+    with (ROOT / "docs/invariance_scenes.csv").open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["condition"] == "D4"]
+    for mix in ("sharp", "sharp+D2+D4"):
+        own = [row for row in rows if row["trained_on"] == mix]
+        shares = (f"{100 * float(row['distance']):.1f}" for row in own)
+        assert f"| trained on {mix} | {' | '.join(shares)} |" in README
+        assert f"| | {' | '.join(row['layer'] for row in own)} |" in README
+
+
 def test_the_fashion_table_and_claims_are_those_that_were_measured():
     results = ROOT / "experiments/results"
     values: dict[tuple[str, str], list[float]] = {}
@@ -131,3 +141,37 @@ def test_every_make_target_that_is_named_is_there():
     assert targets
     for target in targets - {"and"}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_deconvolution_table_is_that_which_was_measured():
+    with (ROOT / "experiments/results/deconvolution.csv").open(encoding="utf-8") as stream:
+        measured = list(csv.DictReader(stream))
+    values = {(r["images"], r["blur"], r["noise"], r["method"]): r["psnr"] for r in measured}
+    rows = re.findall(r"^\| (D\d), noise ([\d.]+) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    methods = ("none", "wiener", "richardson_lucy", "sparse")
+    for blur, noise, cells in rows:
+        assert cells.split(" | ") == [values["photographs", blur, noise, m] for m in methods]
+    restored = [row for row in measured if row["method"] != "none"]
+    assert all(float(row["least_gain"]) > 0 for row in restored)
+    for row in restored:
+        if row["method"] == "sparse":
+            key = (row["images"], row["blur"], row["noise"], "wiener")
+            assert float(row["psnr"]) > float(values[key])
+
+
+def test_the_tables_of_restored_images_are_those_that_were_measured():
+    for name, condition in (("photos_restored", "D8"), ("fashion_table5", "D3")):
+        records = read_records(ROOT / f"experiments/results/{name}.csv")
+        networks = {(record.model, record.trained_on) for record in records}
+        top1 = {
+            (r.model, r.trained_on, r.condition): f"{100 * r.value:.1f}"
+            for r in records
+            if r.metric == "top1"
+        }
+        for model, mix in networks:
+            (row,) = re.findall(
+                rf"^\| {re.escape(f'{model}, {mix}')} \| (.*) \|$", README, re.MULTILINE
+            )
+            cells = [cell.partition(" ")[0] for cell in row.split(" | ")]
+            assert [cells[0], cells[-1]] == [top1[model, mix, "sharp"], top1[model, mix, condition]]

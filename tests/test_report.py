@@ -310,6 +310,35 @@ def test_a_figure_without_curves_is_refused_and_nothing_is_written(tmp_path):
     assert "<svg" not in page_of(run)
 
 
+def test_a_report_that_is_asked_for_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--out: none; name the page to write"):
+        report([make_run(tmp_path / "run")])
+
+
+def test_a_metric_that_is_unknown_is_shown_by_its_name_and_said(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    csv = run / "robustness.csv"
+    csv.write_text(csv.read_text().replace(",entropy,", ",robust_score,"))
+    page = Page(page_of(run))
+    line = "unknown metrics are shown as plain numbers: robust_score"
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert page.text["label"][-2:] == ["top-1 (%)", "robust_score"]
+    assert page.tables[1][2] == ["sharp", "1.150 1.050-1.250"]
+
+
+def test_halves_are_rounded_up_in_every_table(tmp_path):
+    fields = {"run": "r", "model": "net", "trained_on": "original", "dataset": "d", "n": 16}
+    records = [
+        Record(*fields.values(), c, "disk", p, "28", "top1", 0.5625, 0.2875, -0.0001)
+        for c, p in (("sharp", 0.0), ("D4", 4.0))
+    ]
+    write_run(tmp_path / "r", records=records, images={"index": [0]}, provenance={})
+    page = Page(page_of(tmp_path / "r"))
+    assert page.tables[0][2] == ["sharp", "56.3 28.8-0.0"]
+    assert page.tables[1][1][-2:] == ["56.3", "beyond"]
+    assert "56.3" in " ".join(page.text["p"])
+
+
 def test_a_slip_does_not_replace_the_records(tmp_path):
     run = make_run(tmp_path / "run")
     with pytest.raises(

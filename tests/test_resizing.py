@@ -43,7 +43,9 @@ def test_the_crop_is_that_of_an_antialiased_resize(
         windows.float(), scale_factor=1 / ratio, mode=interpolation, antialias=True
     )
     place = slice(first, first + crop)
-    torch.testing.assert_close(crops, whole[..., place, place].clamp(0, 255), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        255 * crops, whole[..., place, place].clamp(0, 255), atol=1e-3, rtol=0
+    )
 
 
 def test_phases_are_as_many_as_lines_before_the_weights_repeat():

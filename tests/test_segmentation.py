@@ -1,5 +1,10 @@
 import csv
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +13,7 @@ import yaml
 from nets import EncodedColour
 from PIL import Image
 from pyarrow import parquet
-from small_voc import VAL, write_voc
+from small_voc import VAL, labels, write_image, write_list, write_mask, write_voc
 
 from blur_lightning.cli import main
 from blur_lightning.comparison import compare
@@ -134,10 +139,14 @@ def test_coarse_logits_are_interpolated_and_sides_padded(command, tmp_path):
     assert [r.value for r in plain] == pytest.approx([r.value for r in alone])
 
 
-@pytest.mark.parametrize("loss", ["DiceLoss", "LovaszLoss"])
-def test_losses_of_segmentation_models_pytorch_train(command, loss):
+@pytest.mark.parametrize(
+    ("loss", "precision"),
+    [("DiceLoss", "32-true"), ("LovaszLoss", "32-true"), ("LovaszLoss", "bf16-mixed")],
+)
+def test_losses_of_segmentation_models_pytorch_train(command, loss, precision):
     words = ["--model.loss", f"segmentation_models_pytorch.losses.{loss}"]
     words += ["--model.loss.mode", "multiclass", "--model.loss.ignore_index", 255]
+    words += ["--trainer.precision", precision, "--trainer.enable_model_summary", "false"]
     out = command("fit", *words, "--trainer.max_epochs", 1)
     assert read_records(out)
 
@@ -185,12 +194,87 @@ def test_predictions_are_label_maps_of_the_photographs_size(command, tmp_path):
         (["--model.boundary_width", "0"], r"model\.boundary_width"),
         (["--data.capture.scale", "15"], r"data\.capture\.scale"),
         (["--model.freeze", "9"], r"model\.freeze: 9"),
+        (
+            ["--model.loss", "segmentation_models_pytorch.losses.DiceLoss"],
+            r"--model\.loss: the following arguments are required: mode",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(command, capsys, words, message):
     assert command("test", *words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, line), line
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+IMAGE, MASK = f"JPEGImages/{VAL[0]}.jpg", f"SegmentationClass/{VAL[0]}.png"
+DAMAGES = [
+    (MASK, Path.unlink, "missing, the mask of a listed image"),
+    (MASK, lambda path: write_mask(path, labels(0, (20, 44))), "a mask of 44x20 pixels, but its"),
+    (MASK, lambda path: write_mask(path, labels(0) + np.uint8(1)), "label 21 is none of the 21"),
+    (
+        MASK,
+        lambda path: Image.fromarray(np.full((30, 44, 3), 9, np.uint8)).save(path),
+        r"colour \(9, 9, 9\) is not in VOC's palette",
+    ),
+    (MASK, truncate, "cannot be read as a mask"),
+    (IMAGE, truncate, "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_what_is_wrong_with_an_image_or_its_mask_is_one_line(
+    command, tmp_path, capsys, name, damage, message
+):
+    path = tmp_path / "voc" / name
+    damage(path)
+    assert command("test") == 2
+    lines = capsys.readouterr().err
+    assert "Traceback" not in lines
+    assert re.match(f"error: {path}: {message}", lines.strip().splitlines()[-1])
+
+
+def test_images_that_cannot_be_used_are_left_out_counted_and_listed(command, tmp_path):
+    names = [f"2009_{number:06}" for number in range(len(DAMAGES))]
+    write_list(tmp_path / "voc/ImageSets/Segmentation/val.txt", [*VAL, *names])
+    for number, (name, (place, damage, _)) in enumerate(zip(names, DAMAGES, strict=True)):
+        write_image(tmp_path / f"voc/JPEGImages/{name}.jpg", number)
+        write_mask(tmp_path / f"voc/SegmentationClass/{name}.png", labels(number))
+        damage(tmp_path / "voc" / place.replace(VAL[0], name))
+    out = command("test", "--data.skip_unreadable", "true")
+    assert {record.n for record in read_records(out)} == {len(VAL)}
+    listed = json.loads((out / "provenance.json").read_text())["data"]["unreadable"]
+    assert len(listed) == len(names)
+    for name, (_, _, message) in zip(names, DAMAGES, strict=True):
+        assert sum(bool(re.search(f"{name}.*{message}", line)) for line in listed) == 1
+
+
+def test_masks_in_vocs_colours_give_the_values_of_their_labels(command, tmp_path):
+    plain = read_records(command("test", out=tmp_path / "run"))
+    for number, name in enumerate(VAL):
+        write_mask(tmp_path / f"voc/SegmentationClass/{name}.png", labels(number), "RGB")
+    assert read_records(command("test", out=tmp_path / "coloured/run")) == plain
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")])
+def test_a_split_without_images_is_one_line(command, tmp_path, capsys, damage):
+    path = tmp_path / "voc/ImageSets/Segmentation/val.txt"
+    damage(path)
+    for verb in ("fit", "predict"):
+        assert command(verb) == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"error: {path}: ")
+
+
+def test_a_list_of_classes_that_the_network_does_not_fit_is_named(command, tmp_path, capsys):
+    path = tmp_path / "voc/classes.txt"
+    path.write_text("".join(f"class {number}\n" for number in range(25)))
+    for verb in ("test", "predict"):
+        assert command(verb) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"the 25 classes of {path}; for segmentation_models_pytorch add" in line
 
 
 def test_a_learning_rate_of_an_encoder_needs_one(command, capsys):
@@ -279,3 +363,48 @@ def test_photographs_without_masks_and_classes_are_predicted_on(command, tmp_pat
     assert len(list((out / "predictions/D3").iterdir())) == 5
     line = (out / "predictions.csv").read_text().splitlines()[1]
     assert len(line.split(",")[-1].split()) == 5
+
+
+def test_a_crop_is_not_stretched_to_the_map_of_a_photograph(command, tmp_path, capsys):
+    words = ["--data", "blur_lightning.data.PhotosDataModule", "--data.capture.crop", 24]
+    words += ["--data.root", tmp_path / "voc/JPEGImages", "--data.capture.canonical", 30]
+    assert command("predict", *words, "--data.capture.scale", 30) == 2
+    assert "data.capture.crop: a label map" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def peak_memory(shape, out, *words):
+    """Most MiB that a process takes to predict on a photograph of a shape."""
+    out.mkdir()
+    image = Image.radial_gradient("L").resize(shape[::-1]).convert("RGB")
+    image.save(out / "photograph.png", compress_level=1)
+    command = [sys.executable, "-m", "blur_lightning", "predict"]
+    command += ["--config", "experiments/base.yaml"]
+    command += [
+        "--model",
+        "blur_lightning.tasks.SegmentationTask",
+        "--model.net",
+        "nets.PixelColour",
+    ]
+    command += ["--model.net.classes", "100", "--trainer.default_root_dir", str(out)]
+    command += ["--data", "experiments/data/photos_native.yaml", "--data.root", str(out)]
+    command += ["--trainer.accelerator", "cpu", "--trainer.logger", "false", *words]
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    with (out / "log.txt").open("w") as log:
+        environment = os.environ | {"PYTHONPATH": paths}
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, (out / "log.txt").read_text()
+    with Image.open(out / "predictions/sharp/photograph.png") as labels:
+        assert labels.size == shape[::-1]
+    return usage.ru_maxrss / 1024
+
+
+@pytest.mark.slow
+def test_tiles_bound_the_memory_of_a_large_photograph(tmp_path):
+    """What is left to grow is the photograph itself; logits alone would be 400 bytes a pixel."""
+    tiles = ["--model.tile", "320", "--model.overlap", "32", "--data.num_workers", "0"]
+    small = peak_memory((600, 800), tmp_path / "small", *tiles)
+    large = peak_memory((1200, 1600), tmp_path / "large", *tiles)
+    assert (large - small) * 2**20 < 100 * (1200 * 1600 - 600 * 800)

@@ -3,10 +3,12 @@
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from contextlib import contextmanager
 
 import pytest
@@ -101,13 +103,14 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
     write_run(tmp_path / "run", records=[RECORD], images={"index": [0]}, provenance={})
     words = [sys.executable, "-c", "import sys; from blur_lightning.report import report"]
     words[-1] += "; from pathlib import Path"
-    words[-1] += "; report([Path(sys.argv[1])], out=Path(sys.argv[2]), serve=True)"
-    words += [str(tmp_path / "run"), str(tmp_path / "page.html")]
+    words[-1] += "; report([Path(sys.argv[1])], serve=True)"
+    words += [str(tmp_path / "run")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         line = process.stdout.readline()
-        assert line.startswith("open http://127.0.0.1:")
-        assert (tmp_path / "page.html").exists()
+        address = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/) in a browser; .*\n", line)
+        with urllib.request.urlopen(address[1], timeout=20) as answer:
+            assert "<title>Recognition under blur</title>" in answer.read().decode()
         os.kill(process.pid, signal.SIGINT)
         assert process.stdout.read() == "ended\n"
     assert process.returncode == 0

@@ -58,3 +58,29 @@ def test_it_names_the_mean_and_deviation_of_its_input():
     assert settings["mean"] == (0.2860,) * 3
     assert settings["std"] == (0.3530,) * 3
     assert settings["architecture"] == "small_resnet"
+
+
+def test_blur_pooling_halves_after_a_blur_of_one_two_one():
+    """A column of light beside those that are kept is not lost, and the shapes stay."""
+    net = small_resnet(blur_pool=True).eval()
+    assert net(torch.zeros(2, 3, 31, 17)).shape == (2, 10)
+    assert net.pretrained_cfg["architecture"] == "small_resnet_blur_pool"
+    net.load_state_dict(small_resnet().state_dict())  # of the same names and shapes
+    line = torch.zeros(1, 32, 9, 9)
+    line[..., 5] = 1.0
+    for pool in (net.stage2.aa, net.stage2.downsample[-1]):
+        columns = pool(line)[0, 0, 2]
+        torch.testing.assert_close(columns, torch.tensor([0.0, 0.0, 0.25, 0.25, 0.0]))
+
+
+def test_blur_pooling_varies_less_with_the_place_of_what_is_seen():
+    torch.manual_seed(0)
+    spread = {}
+    for blur_pool in (False, True):
+        block = small_resnet(blur_pool=blur_pool).eval().stage2
+        images = torch.zeros(8, 16, 24, 24)
+        for place in range(8):
+            images[place, :, 12, 8 + place] = 1.0
+        strengths = block(images).detach().mean(dim=(1, 2, 3))
+        spread[blur_pool] = float(strengths.std() / strengths.mean())
+    assert spread[True] < spread[False] / 2

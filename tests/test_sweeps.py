@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -230,7 +231,7 @@ def test_finished_trials_are_not_run_again(capfd):
     assert sweep([file]) == 0
     assert len(calls("s/x=a")) == len(calls("s/x=b")) == 1
     assert Path("runs/s/x=a/log.txt").read_text() == "hello from a\n"
-    assert "[2/2] finished x=b 0 s\n" in capfd.readouterr().err
+    assert re.search(r"\[2/2\] finished x=b \d+ s\n", capfd.readouterr().err)
 
 
 def test_a_trial_of_other_parameters_or_another_command_is_run_again():
@@ -262,7 +263,7 @@ def test_a_failure_is_recorded_and_does_not_end_the_sweep(capfd):
         ["s/do=die", "failed"],
         ["s/do=finish", "finished"],
     ]
-    assert "1 of 4 failed: data.root: there is no folder" in table
+    assert "1 of 4 failed: data.root: there is no folder (runs/s/do=fail/log.txt)" in table
     sweep([file])
     assert len(calls("s/do=fail")) == 2
     assert len(calls("s/do=finish")) == 1
@@ -484,7 +485,7 @@ def test_mistakes_in_a_search_name_the_file():
         sweep([searched(), Path.cwd() / "s.yaml"], count=1)
 
 
-def test_an_option_that_no_command_has_is_said_before_anything_runs(monkeypatch):
+def test_an_option_that_no_command_has_is_said_before_anything_runs(monkeypatch, capsys):
     root = Path(sweeps.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", str(root))
     config = f"--config={root}/experiments/demo_scenes.yaml"
@@ -492,6 +493,40 @@ def test_an_option_that_no_command_has_is_said_before_anything_runs(monkeypatch)
     with pytest.raises(InputError, match=r"^s\.yaml: --model\.nonsense: there is no such option"):
         sweep([written(command=command, parameters={"model.nonsense": {"value": 1}})])
     assert not Path("runs").exists()
+    assert capsys.readouterr().err == "checking the options of s.yaml ...\n"
+
+
+def test_what_is_checked_has_every_listed_value(monkeypatch):
+    checked = []
+    monkeypatch.setattr(sweeps, "check", checked.extend)
+    parameters = {**grid(x=["a", "b", "c"], y=[1, 2]), "do": {"value": "finish"}}
+    file = written(parameters=parameters)
+    sweep([file], count=1)
+    assert [words[2:] for words in checked] == [
+        ["fit", "--x=a", "--y=1", "--do=finish"],
+        ["fit", "--x=b", "--y=2", "--do=finish"],
+        ["fit", "--x=c", "--y=1", "--do=finish"],
+    ]
+    sweep([file], count=1)  # goes on, and was checked before
+    assert len(checked) == 3
+    drawn = {"x": {"values": ["a", "b"], "probabilities": [0.9, 0.1]}, "y": {"min": 1, "max": 3}}
+    commands = sweeps.sample_commands({"command": COMMAND, "parameters": drawn})
+    assert [words[-2:] for words in commands] == [["--x=a", "--y=2"], ["--x=b", "--y=2"]]
+
+
+def test_a_search_whose_trials_are_never_validated_is_refused(monkeypatch):
+    pytest.importorskip("optuna")
+    trainers = [{"max_epochs": 9, "check_val_every_n_epoch": 3}]
+    monkeypatch.setattr(sweeps, "check", lambda commands: trainers)
+    metric = {"metric": {"name": "val/top1", "goal": "maximize"}}
+    sweep([searched("bayes", name="a.yaml", **metric)], count=1)
+    trainers.append({"max_epochs": 2, "check_val_every_n_epoch": 3})
+    message = r"^s\.yaml: metric: val/top1 is never measured: trainer\.max_epochs is 2, and [^\n]*$"
+    with pytest.raises(InputError, match=message):
+        sweep([searched("bayes", **metric)], count=1)
+    assert not Path("runs/s").exists()
+    sweep([searched("random", name="b.yaml")], count=1)  # of a loss that training logs
+    sweep([written(name="g.yaml", parameters=grid(x=[1]), **metric)])  # a grid runs without
 
 
 @pytest.mark.slow
@@ -600,7 +635,8 @@ def test_a_sweep_goes_on_where_it_was_ended_in_a_fit(tmp_path):
         assert not (trial / "robustness.csv").exists()
     with start_fits(parts) as process:
         errors = process.communicate()[1].decode()
-    assert errors.splitlines()[0].startswith("[2/2] finished max_lr=0.003")
+    assert errors.splitlines()[0] == "running 1 of 2 trials"
+    assert errors.splitlines()[1].startswith("[2/2] finished max_lr=0.003")
     assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     epochs = [first_epoch(trial / f"logs/version_{part}") for part in range(4)]
     assert epochs == sorted(set(epochs))

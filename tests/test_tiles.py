@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blur_lightning.tiles import by_tiles
+from blur_lightning.tiles import by_tiles, extended
 
 
 @pytest.fixture
@@ -65,6 +65,13 @@ def test_tiles_of_a_strided_function_see_its_grid(image):
 def test_tiles_must_have_room_for_a_multiple(image):
     with pytest.raises(ValueError, match="leave no 16 between"):
         by_tiles(mean_of_neighbours, image, tile=20, overlap=4, multiple=16)
+
+
+def test_small_images_are_extended_to_the_least_side():
+    image = torch.arange(6.0).view(1, 1, 2, 3)
+    assert extended(image, 2, least=8).shape[2:] == (8, 8)
+    assert extended(image, 2, least=1)[0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5]]
+    assert extended(image, 1) is image
 
 
 def test_bytes_stay_bytes(image):

@@ -1,5 +1,5 @@
-import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 
 from blur_lightning import trials
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import Record, write_run
-from blur_lightning.trials import Trial, final_value, outcome, record, run, table
+from blur_lightning.outcomes import Trial, outcome, record, table
+from blur_lightning.trials import run
 
 # Logs an epoch's value each tenth of a second, as Lightning does, and tells how it was ended.
 TRAINING = """
@@ -25,7 +25,7 @@ for epoch, value in enumerate(values):
     text += f"{epoch},{10 * epoch + 3},0.5,\\n{epoch},{10 * epoch + 9},,{value}\\n"
     (logs / "metrics.csv").write_text(text)
     time.sleep(0.1)
-time.sleep(0 if what == "finish" else 60)
+time.sleep({"finish": 0, "test": 1}.get(what, 60))
 """
 
 
@@ -82,6 +82,29 @@ def test_a_hopeless_trial_that_does_not_end_is_killed(monkeypatch):
     assert not (trial.folder / "farewell").exists()
 
 
+def test_a_trial_whose_fit_is_over_is_left_to_its_test():
+    trial = training("0.1 0.2", what="test")
+    trial.folder.mkdir(parents=True)
+    (trial.folder / "fit.yaml").write_text("trainer: {max_epochs: 2, check_val_every_n_epoch: 1}")
+    watch(trial, hopeless=lambda values: len(values) == 2)
+    assert outcome(trial)["status"] == "finished"
+    assert not (trial.folder / "farewell").exists()
+
+
+def test_what_is_left_is_told_in_seconds_below_a_minute(monkeypatch, capfd):
+    assert [trials._duration(s) for s in (0.2, 59.0, 60.0, 61.0)] == [
+        "1 s",
+        "59 s",
+        "1 min",
+        "2 min",
+    ]
+    source = (training("0.1", name=name)._replace(draw=None) for name in "ab")
+    run(source, 2, jobs=1)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "running 2 of 2 trials"
+    assert re.fullmatch(r"\[1/2\] finished a \d s, about \d s left", lines[1])
+
+
 def test_a_search_without_its_metric_has_failed():
     trial = training("0.1", metric="val/top5")
     watch(trial)
@@ -96,30 +119,12 @@ def test_a_grid_needs_no_metric():
     assert outcome(trial)["status"] == "finished"
 
 
-def logged(version, *rows, trial, age=0.0):
-    file = trial.folder / f"logs/version_{version}/metrics.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(["epoch,step,val/top1", *rows]))
-    os.utime(file, (time.time() - age, time.time() - age))
-
-
-def test_a_trial_that_went_on_has_the_values_of_both_parts():
-    trial = training("")
-    logged(0, "0,9,0.1", "1,19,0.2", trial=trial, age=20)
-    logged(1, "1,19,0.3", "2,29,0.4", trial=trial, age=10)
-    assert trials._logged(trial, time.time() - 30) == [0.1, 0.3, 0.4]
-    assert trials._logged(trial, time.time() - 15) == [0.3, 0.4]
-
-
-def test_half_a_line_is_left_for_later():
-    trial = training("")
-    logged(0, "0,9,0.1", "1,19,", "2,2", trial=trial)
-    assert trials._logged(trial, 0.0) == [0.1]
-
-
 def test_logs_of_an_earlier_trial_do_not_count():
     trial = training("0.7")
-    logged(3, "0,100,0.9", trial=trial, age=60)
+    file = trial.folder / "logs/version_3/metrics.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("epoch,step,val/top1\n0,100,0.9\n")
+    os.utime(file, (time.time() - 60, time.time() - 60))
     watch(trial)
     assert outcome(trial)["values"] == [0.7]
 
@@ -137,15 +142,6 @@ def test_a_continued_trial_keeps_when_it_began():
     assert outcome(trial)["began"] == pytest.approx(time.time(), abs=30)
 
 
-def test_the_value_of_a_test_is_that_of_its_records():
-    trial = training("", metric="test/D4/top1")
-    one = Record("r", "m", "t", "d", 3, "D4", "disk", 4.0, "9", "top1", 0.25, None, None)
-    write_run(trial.folder, records=[one], images={"index": [0]}, provenance={})
-    assert final_value(trial, {"status": "finished"}) == 0.25
-    assert final_value(trial._replace(metric="test/D2/top1"), {"status": "finished"}) is None
-    assert final_value(trial, {"status": "pruned"}) is None  # records are an earlier run's
-
-
 def test_trials_are_taken_only_when_a_process_is_free():
     taken = []
 
@@ -160,23 +156,7 @@ def test_trials_are_taken_only_when_a_process_is_free():
     assert all(outcome(trial)["status"] == "finished" for trial in taken)
 
 
-def test_records_are_whole_files():
-    trial = training("")
-    record(trial, "started")
-    assert json.loads((trial.folder / "trial.json").read_text())["parameters"] == {"x": 1}
-    assert outcome(trial._replace(parameters={"x": 2})) == {}
-    assert not list(Path("runs").rglob("*.tmp"))
-
-
 def test_a_command_that_is_not_there_is_one_line():
     trial = Trial(Path("runs/s/a"), {}, ["./nothing"])
     with pytest.raises(InputError, match=r"^command: cannot start \./nothing"):
         run(iter([trial]), 1, jobs=1)
-
-
-def test_the_table_shows_small_and_drawn_numbers():
-    trial = training("", draw={"x": 0.5})
-    record(trial, "finished", value=1.25e-5, values=[1.25e-5])
-    head, row = table([trial]).splitlines()
-    assert head.split() == ["trial", "status", "seconds", "val/top1"]
-    assert row.split()[-2:] == ["1.25e-05", "x=1"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from blur_lightning.blur.border import Border
@@ -24,7 +24,7 @@ from blur_lightning.errors import InputError
 
 def blur_images(
     images: Shaped[Tensor, "b 3 h w"],
-    blurs: Sequence[Blur],
+    blurs: Sequence[Blur] | Float[Tensor, "b *c k l"],
     *,
     border: Border = "reflect",
     rim: Rim = "hard",
@@ -35,7 +35,8 @@ def blur_images(
 
     Args:
         images: uint8 (0..255) or float images; in [0, 1] if `light` is "linear".
-        blurs: One for each image, as `BlurDistribution.draw` gives them.
+        blurs: One for each image, as `BlurDistribution.draw` gives them; or a kernel for each, as
+            `convolve` takes them.
         border: What lies beyond the edge of an image; see `convolve`.
         rim: How shapes become pixels; see `kernels`.
         light: Whether values are averaged as the file has them, which is what the papers do, or
@@ -50,6 +51,10 @@ def blur_images(
             [0, 1] is to be light.
     """
     check_images(images)
+    if isinstance(blurs, Tensor):
+        values = images if light == "srgb" else to_linear(images)
+        blurred = convolve(values, blurs, border, margin=margin)
+        return blurred if light == "srgb" else to_srgb(blurred, images.dtype)
     check_blurs(blurs)
     if len(blurs) != len(images):
         raise ValueError(f"blurs: {len(blurs)} for images of shape {tuple(images.shape)}; one each")

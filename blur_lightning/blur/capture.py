@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
@@ -153,25 +153,28 @@ class Capture:
         return ceil(REACH[self.interpolation] * max(1.0, scale / self.canonical)) + 1
 
     def __call__(
-        self, windows: UInt8[Tensor, "b 3 h w"], blurs: Sequence[Blur]
+        self, windows: Shaped[Tensor, "b 3 h w"], blurs: Sequence[Blur] | Tensor
     ) -> Float[Tensor, "b 3 _ _"] | list[Float[Tensor, "b 3 _ _"]]:
         """Blur each image, store it with 8 bits, resize it and cut out the crop.
 
         Args:
             windows: Squares from `cut_window`: `window_side` and a margin around it; or, where
-                the crop is whole, images of one size at the canonical scale.
+                the crop is whole, images of one size at the canonical scale. Of 0 to 255: 8 bits,
+                or float where gradients are to be followed, which rounds nothing.
             blurs: One for each; none may reach further than the margin, unless there is none
                 (the crop comes first, or is whole): then none may reach further than a
-                reflected border can be filled.
+                reflected border can be filled. Or a kernel for each, (b, k, k).
 
         Returns:
             Values of 8-bit images, divided by 255, before normalising; of several scales a list.
         """
         blurred = self._blurred(windows, blurs)
-        inputs = [self._resize(blurred, scale).div_(255) for scale in self.scales]
+        inputs = [self._resize(blurred, scale) for scale in self.scales]
         return inputs[0] if len(inputs) == 1 else inputs
 
-    def at_scales(self, windows: Tensor, blurs: Sequence[Blur], scales: Sequence[int]) -> Tensor:
+    def at_scales(
+        self, windows: Tensor, blurs: Sequence[Blur] | Tensor, scales: Sequence[int]
+    ) -> Tensor:
         """Do the same with each window at a scale of its own.
 
         Args:
@@ -184,18 +187,20 @@ class Capture:
         crops = windows.new_empty(len(windows), 3, self.crop, self.crop, dtype=torch.float32)
         for scale in set(scales):
             capture = replace(self, scale=scale)
-            indices = [index for index, own in enumerate(scales) if own == scale]
+            indices = [index for index, chosen in enumerate(scales) if chosen == scale]
             parts = _centre(windows[indices], capture.window_side + margin)
-            blurred = capture._blurred(parts, [blurs[index] for index in indices])
+            own = blurs[indices] if isinstance(blurs, Tensor) else [blurs[i] for i in indices]
+            blurred = capture._blurred(parts, own)
             crops[indices] = capture._resize(blurred, scale)
-        return crops.div_(255)
+        return crops
 
-    def _blurred(self, windows: Tensor, blurs: Sequence[Blur]) -> Tensor:
+    def _blurred(self, windows: Tensor, blurs: Sequence[Blur] | Tensor) -> Tensor:
         """Blur windows or whole images; 8 bits."""
         if self.whole:
             return blur_images(windows, blurs, border=self.border, rim=self.rim, light=self.light)
-        parts = self._alike(blurs)
-        if len(parts) == 1:
+        if isinstance(blurs, Tensor):
+            blurred = self._blur(windows, blurs, blurs.shape[-1] // 2)
+        elif len(parts := self._alike(blurs)) == 1:
             blurred = self._blur(windows, blurs, *parts)
         else:
             blurred = windows.new_empty(len(windows), 3, self.window_side, self.window_side)
@@ -204,7 +209,7 @@ class Capture:
                 blurred[indices] = self._blur(windows[indices], chosen, reach)
         return blurred if self.jpeg_quality is None else _through_jpeg(blurred, self.jpeg_quality)
 
-    def _blur(self, windows: Tensor, blurs: Sequence[Blur], reach: int) -> Tensor:
+    def _blur(self, windows: Tensor, blurs: Sequence[Blur] | Tensor, reach: int) -> Tensor:
         """Blur windows with the margin that blurs of such a reach need, and cut it off."""
         windows = _centre(windows, self.window_side + 2 * self.margin(reach))
         return blur_images(
@@ -232,14 +237,14 @@ class Capture:
         return parts
 
     def _resize(self, blurred: Tensor, scale: int) -> Tensor:
-        """Resize 8-bit images and cut out the crop: float, 0..255, in memory of its own."""
+        """Resize images and cut out the crop: float, in [0, 1], in memory of its own."""
         if isinstance(self.crop, str):
             sides = (blurred.shape[-2], blurred.shape[-1])
             rows, columns = (max(1, round(side * scale / self.canonical)) for side in sides)
             return resize_images(blurred, (rows, columns), self.interpolation)
         blurred = _centre(blurred, self.window_side_at(scale))
         if scale == self.canonical:
-            return blurred.float()
+            return blurred.float().div_(255)
         return resize_crops(
             blurred,
             self.crop,

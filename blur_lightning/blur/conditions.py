@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from blur_lightning.blur.capture import Capture
 from blur_lightning.blur.distributions import BlurDistribution
 from blur_lightning.blur.families import number_text
 from blur_lightning.errors import InputError
@@ -44,3 +45,14 @@ def _expanded(text: str) -> list[str]:
     count = int((high - low) / step + 1e-9) + 1
     # Rounded, for 0.1 + 0.2 is not 0.3.
     return [f"{symbol}{number_text(round(low + i * step, 9))}{rest}" for i in range(count)]
+
+
+def check_reach(blur: BlurDistribution, capture: Capture) -> None:
+    """Refuse a blur that is wider than an image: InputError."""
+    name = "crop" if capture.order == "crop_first" else "canonical"
+    side = getattr(capture, name)
+    if blur.half_width >= side:
+        raise InputError(
+            f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
+            f"an image of data.capture.{name} {side}; use a smaller one"
+        )

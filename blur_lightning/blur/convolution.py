@@ -92,14 +92,7 @@ def convolve(
     check_images(images)
     if border not in get_args(Border):
         raise ValueError(f"border: '{border}' is none of {', '.join(get_args(Border))}")
-    if isinstance(kernels, Tensor):
-        _check_device(kernels, images)
-        kernels = _one_group(images, kernels)
-    elif not isinstance(kernels, Kernels):
-        raise ValueError(
-            f"kernels: {type(kernels).__name__} is no tensor; torch.as_tensor makes one"
-        )
-    _check(images, kernels, border)
+    kernels = check_kernels(images, kernels, border)
     _check_margin(images, margin)
     differentiable = _differentiable(images, kernels)
     with exact_float32(images.device):
@@ -267,8 +260,14 @@ def check_reflection(images: Tensor, reach: tuple[int, int], argument: str, blur
         )
 
 
-def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
-    shape = tuple(images.shape)
+def check_kernels(images: Tensor, kernels: Any, border: Border) -> Kernels:
+    """Take kernels of either kind; ValueError if they do not fit the images."""
+    if isinstance(kernels, Tensor):
+        _check_device(kernels, images)
+        kernels = _one_group(images, kernels)
+    elif not isinstance(kernels, Kernels):
+        kind = type(kernels).__name__
+        raise ValueError(f"kernels: {kind} is no tensor; torch.as_tensor makes one")
     if len(kernels) != len(images):
         raise ValueError(f"kernels: {len(kernels)} for {len(images)} images; give one for each")
     for group in kernels.groups:
@@ -277,12 +276,14 @@ def _check(images: Tensor, kernels: Kernels, border: Border) -> None:
             _check_device(factor, images)
             if any(side % 2 == 0 for side in sides[-2:]):
                 raise ValueError(f"kernels: shape {sides} has an even side; both must be odd")
-            if factor.ndim == 4 and sides[1] != shape[1]:
+            if factor.ndim == 4 and sides[1] != images.shape[1]:
                 raise ValueError(
-                    f"kernels: shape {sides} is for {sides[1]} channels, images have {shape[1]}"
+                    f"kernels: shape {sides} is for {sides[1]} channels, images have "
+                    f"{images.shape[1]}"
                 )
         if border == "reflect":
             check_reflection(images, group.half_width, "kernels", "one")
+    return kernels
 
 
 def _check_margin(images: Tensor, margin: Any) -> None:

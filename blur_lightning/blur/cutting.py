@@ -1,7 +1,12 @@
 """Windows of images and of their masks: any place, also beyond the edge."""
 
+from typing import Any
+
 import numpy as np
+import torch.nn.functional as F
+from jaxtyping import UInt8
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blur_lightning.blur.border import Border
 from blur_lightning.images import VOID
@@ -33,6 +38,19 @@ def cut_window(
     return np.pad(inside, (*pads, (0, 0)), mode=_PADDING[border])  # type: ignore[call-overload]
 
 
+def middle_window(
+    images: UInt8[Tensor, "b 3 h w"], *, side: int, border: Border
+) -> UInt8[Tensor, "b 3 {side} {side}"]:
+    """Cut out the central square of images on any device, as `cut_window` does without a margin."""
+    inside, (rows, columns) = _inside(
+        images.permute(2, 3, 0, 1), side=side, margin=0, place=(0.5, 0.5)
+    )
+    windows = inside.permute(2, 3, 0, 1)
+    if any(rows + columns):
+        windows = F.pad(windows.float(), (*columns, *rows), mode=border).to(images.dtype)
+    return windows
+
+
 def cut_mask(
     mask: NDArray[np.uint8], *, side: int, place: tuple[float, float] = (0.5, 0.5)
 ) -> NDArray[np.uint8]:
@@ -51,9 +69,9 @@ def cut_mask(
 
 
 def _inside(
-    image: NDArray[np.uint8], *, side: int, margin: int, place: tuple[float, float]
-) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
-    """The part of a square that is inside the image, and what it lacks before and after it."""
+    image: Any, *, side: int, margin: int, place: tuple[float, float]
+) -> tuple[Any, list[tuple[int, int]]]:
+    """The part of a square that is inside (h, w, ...), and what it lacks before and after it."""
     pads, cuts = [], []
     for length, fraction in zip(image.shape[:2], place, strict=True):
         start = round((length - side) * fraction) - margin

@@ -149,17 +149,19 @@ class BlurDistribution:
         fixed = len(self.components) == 1 and part.low == part.high and part.family != "shake"
         return part.low if fixed else None
 
-    def draw(self, *, seed: int, index: int, epoch: int | None = None) -> Blur:
+    def draw(self, *, seed: int, index: int, epoch: int | None = None, number: int = 0) -> Blur:
         """Draw the blur of one image.
 
         Args:
             seed: The run's seed.
             index: The image's place in its data set.
             epoch: The epoch in training; None draws for a test, keyed by this mix's name.
+            number: Which of several draws for the same image, from 0.
         """
         bank = "test" if epoch is None else "training"
         key = (0, zlib.crc32(self.name.encode())) if epoch is None else (1, epoch)
-        generator = np.random.default_rng([seed, *key, index])
+        # Not the number 0: the first draw is that of a key without one.
+        generator = np.random.default_rng([seed, *key, index, *([number] if number else [])])
         chosen = generator.choice(len(self.components), p=self.weights)
         return self.components[chosen].draw(generator, bank)
 

@@ -46,7 +46,7 @@ class Phases:
         step: p; the crop has q lines for p of the window.
         taps: Weights of the first q lines, all for the same lines of the window.
         blocks: Weights of the first n q lines, about 16, as `along_rows` takes them: with blocks of
-            n pixels, of which the step is p too.
+            n pixels, of which the step is p too. They bring 8-bit values to [0, 1].
     """
 
     start: int
@@ -120,14 +120,14 @@ def resizing_phases(
         return None
     lines = max(1, min(_BAND, crop) // q)
     taps, block = weights[:q], weights[: lines * q]
-    taps, block = taps[:, _used(taps)].contiguous(), block[:, _used(block)]
+    taps, block = taps[:, _used(taps)].contiguous(), block[:, _used(block)] / 255
     return Phases(_used(weights[:q]).start, p, taps, cut_in_blocks(block, lines))
 
 
 def resize_images(
     images: Tensor, size: tuple[int, int], interpolation: Interpolation
 ) -> Float[Tensor, "b c h w"]:
-    """Resize 8-bit images (b, c, _, _), antialiased; 0..255.
+    """Resize 8-bit images (b, c, _, _), antialiased; in [0, 1].
 
     Args:
         images: Of any size.
@@ -136,8 +136,8 @@ def resize_images(
     """
     sides = (images.shape[-2], images.shape[-1])
     if size == sides:
-        return images.float()
-    if images.device.type == "cpu":
+        return images.float().div_(255)
+    if images.device.type == "cpu" and not images.requires_grad:
         rows, columns = (
             resizing_bands(side, new, first=0, ratio=side / new, interpolation=interpolation)
             for side, new in zip(sides, size, strict=True)
@@ -154,7 +154,7 @@ def resize_crops(
     scales: tuple[int, int],
     interpolation: Interpolation,
 ) -> Float[Tensor, "b c crop crop"]:
-    """Resize 8-bit square windows (b, c, side, side), antialiased, and cut out a crop; 0..255.
+    """Resize 8-bit square windows (b, c, side, side), antialiased, and cut out a crop; in [0, 1].
 
     Args:
         windows: Of at least the side that the crop and its filter need.
@@ -164,7 +164,7 @@ def resize_crops(
             which are rounded.
         interpolation: The filter.
     """
-    if windows.device.type == "cpu":
+    if windows.device.type == "cpu" and not windows.requires_grad:
         side = windows.shape[-1]
         axis: Any = {"first": first, "ratio": scales[0] / scales[1]}
         axis |= {"interpolation": interpolation}
@@ -179,14 +179,18 @@ def resize_crops(
 
 def _interpolate(images: Tensor, interpolation: Interpolation, **size: Any) -> Tensor:
     with exact_float32(images.device):
-        return F.interpolate(
-            images.float(),
-            mode=interpolation,
-            # Also when it enlarges: without it torch's bicubic is another filter (a = -0.75).
-            antialias=True,
-            align_corners=False,
-            **size,
-        ).clamp_(0, 255)
+        return (
+            F.interpolate(
+                images.float(),
+                mode=interpolation,
+                # Also when it enlarges: without it torch's bicubic is another filter (a = -0.75).
+                antialias=True,
+                align_corners=False,
+                **size,
+            )
+            .clamp_(0, 255)
+            .div_(255)
+        )
 
 
 def _resize_by_bands(images: Tensor, rows: Sequence[Band], columns: Sequence[Band]) -> Tensor:
@@ -212,6 +216,7 @@ def _resize_by_bands(images: Tensor, rows: Sequence[Band], columns: Sequence[Ban
             for band in columns:
                 torch.mm(band.weights, lines[band.inputs], out=resized.T[band.lines])
             torch.clamp(resized.view(height, c, width).transpose(0, 1), 0, 255, out=place)
+            place.div_(255)
     return crops
 
 
@@ -236,5 +241,5 @@ def _resize_by_phases(windows: Tensor, crop: int, phases: Phases) -> Tensor:
                 resized = along_rows(rows, phases.blocks, step=phases.step).unflatten(
                     0, (len(few), c)
                 )
-                torch.clamp(resized[:, :, : place.shape[2], :crop], 0, 255, out=place)
+                torch.clamp(resized[:, :, : place.shape[2], :crop], 0, 1, out=place)
     return crops

@@ -7,11 +7,10 @@ its own draw; batches for validation and tests stay sharp: the task asks for its
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any, Literal
 
-import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,10 +18,16 @@ from typing_extensions import override
 
 from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
-from blur_lightning.data.batches import KeyedSampler, ShapeBatches, collate_readable
+from blur_lightning.blur.conditions import check_reach
+from blur_lightning.data.batches import (
+    KeyedLoader,
+    KeyedSampler,
+    ShapeBatches,
+    canonical_shapes,
+    loader_options,
+)
 from blur_lightning.data.windows import Source, Subset, WindowDataset, fingerprint, stratified
 from blur_lightning.errors import InputError
-from blur_lightning.images import resized_shape
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -92,6 +97,7 @@ class BlurDataModule(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.unreadable: set[str] = set()
         self.sources: dict[Split, Source] = {}
+        self._position: dict[str, Any] = {}
 
     @abstractmethod
     def source(self, split: Split) -> Source:
@@ -118,19 +124,31 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train", self.blur.half_width)
+        self._training = self._loader("train")
+        self._training.load_state_dict(self._position)
+        self._position = {}
+        return self._training
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._training.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # For Lightning the loader is made before it knows that it goes on inside an epoch.
+        self._position = state_dict
 
     @override
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", self.val_blur.half_width)
+        return self._loader("val")
 
     @override
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", self._margin())
+        return self._loader("test")
 
     @override
     def predict_dataloader(self) -> DataLoader:
-        return self._loader("predict", self._margin())
+        return self._loader("predict")
 
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -147,17 +165,23 @@ class BlurDataModule(LightningDataModule, ABC):
         if self.trainer.training and not self.trainer.validating and "image" in batch:
             keys = zip(batch["epoch"].tolist(), batch["index"].tolist(), strict=True)
             batch["blur"] = [self.blur.draw(seed=self.seed, index=i, epoch=e) for e, i in keys]
-            scales = batch["scale"].tolist()
             if getattr(self.trainer.lightning_module, "needs_sharp", False):
-                sharp = batch.get("sharp", batch["image"])
-                blurs = [Blur("sharp")] * len(sharp)
-                batch["sharp"] = self._normalized(self.capture.at_scales(sharp, blurs, scales))
-            images = self.capture.at_scales(batch["image"], batch["blur"], scales)
-            batch["image"] = self._normalized(images)
+                windows = batch.get("sharp", batch["image"])
+                batch["sharp"] = self.in_training(windows, [Blur("sharp")] * len(windows), batch)
+            batch["window"] = batch["image"]
+            batch["image"] = self.in_training(batch["window"], batch["blur"], batch)
         return batch
 
-    def blurred(self, batch: dict[str, Any], blurs: Sequence[Blur]) -> Tensor | list[Tensor]:
+    def in_training(self, windows: Tensor, blurs: Any, batch: dict[str, Any]) -> Tensor:
+        """Turn windows into what the network sees of them, each at the scale drawn for it."""
+        return self._normalized(self.capture.at_scales(windows, blurs, batch["scale"].tolist()))
+
+    def blurred(self, batch: dict[str, Any], blurs: Any) -> Tensor | list[Tensor]:
         """Turn the sharp images of a batch into the network's input, each with its own blur.
+
+        Args:
+            batch: Its `image` holds the sharp ones.
+            blurs: A `Blur`, or a kernel, for each: see `Capture`.
 
         Returns:
             (b, 3, h, w), or a list of them where the capture has several scales.
@@ -210,22 +234,27 @@ class BlurDataModule(LightningDataModule, ABC):
             "kernel_banks": self.blur.bank_hashes("training") if "train" in self.sources else {},
         }
 
-    def _margin(self) -> int:
-        """Pixels that the widest test condition draws on beyond a window."""
-        conditions = getattr(self.trainer.lightning_module, "conditions", ())  # type: ignore[union-attr]
-        for blur in conditions:
-            check_reach(blur, self.test_capture)
-        return max((blur.half_width for blur in conditions), default=0)
+    def _margin(self, split: Split, capture: Capture) -> int:
+        """Pixels that the widest blur of a split draws on beyond a window."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        own = {"train": [self.blur, *getattr(module, "attacks", ())], "val": [self.val_blur]}
+        blurs = own.get(split, getattr(module, "conditions", ()))
+        for blur in blurs:
+            check_reach(blur, capture)
+        return max((blur.half_width for blur in blurs), default=0)
 
-    def _loader(self, split: Split, margin: int) -> DataLoader:
+    def _loader(self, split: Split) -> Any:
         assert self.trainer is not None
         source, training = self.sources[split], split == "train"
         capture = self.test_capture if split in ("test", "predict") else self.capture
+        if getattr(self.trainer.lightning_module, "restoring", False):  # whole images
+            capture = replace(capture, crop="whole")
         if split in ("train", "val") and capture.whole:
             raise InputError(
                 "data.capture.crop: training needs a square, e.g. 224; for tests of whole images "
                 "set data.test_whole true"
             )
+        margin = self._margin(split, capture)
         dataset = WindowDataset(
             source,
             capture,
@@ -236,21 +265,21 @@ class BlurDataModule(LightningDataModule, ABC):
         )
         indices = self._unmeasured(split)
         process = {"rank": self.trainer.global_rank, "processes": self.trainer.world_size}
-        options: dict[str, Any] = {
-            "num_workers": self.num_workers,
-            "collate_fn": collate_readable,
-            "pin_memory": torch.cuda.is_available(),
-            "persistent_workers": self.num_workers > 0,
-        }
+        options = loader_options(self.num_workers)
         if capture.whole:
-            shapes = self._shapes(source, indices, reach=margin)
+            shapes = canonical_shapes(
+                source, indices, capture, reach=margin, threads=self.num_workers
+            )
             batches = ShapeBatches(indices, shapes, batch_size=self.batch_size, **process)
             return DataLoader(dataset, batch_sampler=batches, **options)
         sampler = KeyedSampler(indices, seed=self.seed if training else None, **process)
+        if not len(sampler):
+            raise InputError(f"data: {len(indices)} images for {split} are fewer than processes")
         # After a resume workers fetch ahead before Lightning calls set_epoch.
         sampler.set_epoch(self.trainer.current_epoch)
         drop_last = training and len(sampler) >= self.batch_size
-        return DataLoader(
+        loader = KeyedLoader if training else DataLoader
+        return loader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **options
         )
 
@@ -264,34 +293,6 @@ class BlurDataModule(LightningDataModule, ABC):
         measured = module.measured_before()
         if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
             return everything  # so many batches from the first one on
-        return [index for index in everything if index not in measured]
-
-    def _shapes(
-        self, source: Source, indices: Sequence[int], *, reach: int
-    ) -> list[tuple[int, int]]:
-        """Shapes at the canonical scale, from the heads of the files, which take turns to wait."""
-        with ThreadPoolExecutor(max_workers=max(1, self.num_workers)) as pool:
-            shapes = list(pool.map(source.shape, indices))
-        capture = self.test_capture
-        for place, shape in enumerate(shapes):
-            if min(shape) == 0:
-                continue
-            rows, columns = resized_shape(shape, capture.canonical, capture.measure)
-            if min(rows, columns) <= reach:
-                raise InputError(
-                    f"{source.names[indices[place]]}: {columns}x{rows} pixels at the canonical "
-                    f"scale, and a blur reaches {reach} to each side; remove it, or blur less"
-                )
-            shapes[place] = rows, columns
-        return shapes
-
-
-def check_reach(blur: BlurDistribution, capture: Capture) -> None:
-    """Refuse a blur that is wider than an image: InputError."""
-    name = "crop" if capture.order == "crop_first" else "canonical"
-    side = getattr(capture, name)
-    if blur.half_width >= side:
-        raise InputError(
-            f"blur '{blur}': its kernel reaches {blur.half_width} pixels to each side, beyond "
-            f"an image of data.capture.{name} {side}; use a smaller one"
-        )
+        rest = [index for index in everything if index not in measured]
+        # A process without any would never come to the end, where all meet.
+        return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))

@@ -1,10 +1,19 @@
 """Which images make a batch, by keys alone: workers and processes need no random state."""
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler, default_collate
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate
+from typing_extensions import override
+
+from blur_lightning.blur import Capture
+from blur_lightning.data.windows import Source
+from blur_lightning.errors import InputError
+from blur_lightning.images import resized_shape
 
 
 class KeyedSampler(Sampler[tuple[int, int]]):
@@ -23,6 +32,8 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         self.indices = indices
         self.seed, self.rank, self.processes = seed, rank, processes
         self.epoch = 0
+        # Images of the epoch that all processes together have seen before.
+        self.seen = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this at the start of every epoch."""
@@ -34,12 +45,45 @@ class KeyedSampler(Sampler[tuple[int, int]]):
             order = np.random.default_rng([self.seed, 3, self.epoch]).permutation(order)
             # Gradients are averaged over processes, so each must take as many steps.
             order = order[: len(order) // self.processes * self.processes]
-        return ((self.epoch, int(index)) for index in order[self.rank :: self.processes])
+        return (
+            (self.epoch, int(index)) for index in order[self.seen + self.rank :: self.processes]
+        )
 
     def __len__(self) -> int:
         if self.seed is not None:
             return len(self.indices) // self.processes
         return len(range(self.rank, len(self.indices), self.processes))
+
+
+class KeyedLoader(DataLoader):
+    """Batches of a `KeyedSampler`; a checkpoint inside an epoch holds how far they were used."""
+
+    _batches = _before = 0
+
+    @override
+    def __iter__(self) -> Any:
+        self._batches, self._before = self._before, 0
+        if isinstance(self.sampler, KeyedSampler):  # Lightning has its own to overfit batches
+            each = (self.batch_size or 1) * self.sampler.processes
+            self.sampler.seen = self._batches * each
+        for batch in super().__iter__():
+            self._batches += 1
+            yield batch
+        self._batches = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How far this epoch was used, for a checkpoint."""
+        return {"batches": self._batches % len(self)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Begin the next epoch where a checkpoint was written."""
+        self._before = state.get("batches", 0)
+
+
+def _leave_signals(worker: int) -> None:
+    """Let the process that a worker belongs to decide what a signal to all of them means."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ShapeBatches(Sampler[list[tuple[int, int]]]):
@@ -80,6 +124,36 @@ class ShapeBatches(Sampler[list[tuple[int, int]]]):
         return len(self.batches)
 
 
+def canonical_shapes(
+    source: Source, indices: Sequence[int], capture: Capture, *, reach: int, threads: int
+) -> list[tuple[int, int]]:
+    """Read what `ShapeBatches` sorts by from the heads of the files, which take turns to wait.
+
+    Args:
+        source: All images.
+        indices: Which of them.
+        capture: What makes whole images of them.
+        reach: Pixels that the widest blur reaches to each side.
+        threads: How many heads are read at once.
+
+    Raises:
+        InputError: An image is smaller than a blur reaches.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        shapes = list(pool.map(source.shape, indices))
+    for place, shape in enumerate(shapes):
+        if min(shape) == 0:
+            continue
+        rows, columns = resized_shape(shape, capture.canonical, capture.measure)
+        if min(rows, columns) <= reach:
+            raise InputError(
+                f"{source.names[indices[place]]}: {columns}x{rows} pixels at the canonical "
+                f"scale, and a blur reaches {reach} to each side; remove it, or blur less"
+            )
+        shapes[place] = rows, columns
+    return shapes
+
+
 def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Make a batch of the images that could be read; `unreadable` maps the others to their error.
 
@@ -88,3 +162,14 @@ def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     unreadable = {item["index"]: item["unreadable"] for item in items if "unreadable" in item}
     readable = [item for item in items if "unreadable" not in item]
     return {**(default_collate(readable) if readable else {}), "unreadable": unreadable}
+
+
+def loader_options(workers: int) -> dict[str, Any]:
+    """Arguments that all of torch's loaders get."""
+    return {
+        "num_workers": workers,
+        "collate_fn": collate_readable,
+        "pin_memory": torch.cuda.is_available(),
+        "persistent_workers": workers > 0,
+        "worker_init_fn": _leave_signals,
+    }

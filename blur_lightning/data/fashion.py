@@ -67,6 +67,8 @@ class FashionMNISTDataModule(BlurDataModule):
         jitter: Scales, in pixels, to which training images are resized before the blur, one at
             random, measured as the canonical one; empty is that alone.
         flip: Mirror half of the training images, left to right.
+        fraction: Train on this part of every class, in (0, 1], drawn from the seed.
+        per_class: Test on so many images of every class, drawn from the seed; None is all.
         batch_size: Images in a batch.
         num_workers: Processes that cut out windows; 0 is fastest, as nothing is decoded.
         seed: Seed of all draws; None is the run's seed_everything.
@@ -84,6 +86,8 @@ class FashionMNISTDataModule(BlurDataModule):
         capture: Capture | None = None,
         jitter: Sequence[int] = (),
         flip: bool = True,
+        fraction: float = 1.0,
+        per_class: int | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int | None = None,
@@ -94,6 +98,8 @@ class FashionMNISTDataModule(BlurDataModule):
             capture=capture or Capture(canonical=SIDE, scale=SIDE, crop=SIDE),
             jitter=jitter,
             flip=flip,
+            fraction=fraction,
+            per_class=per_class,
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,

@@ -52,7 +52,8 @@ class PairsDataModule(BlurDataModule):
 
     Args:
         root: Folder of the data set.
-        layout: Where the files lie below it: gopro, reds, hide, realblur; folders, which is
+        layout: Where the files lie below it: gopro, reds, hide, realblur; wild, what `build-wild`
+            makes; folders, which is
             {train,test}/{blur,sharp} or just {blur,sharp}; or sharp, images alone.
         variant: Which blurry images. gopro: blur, which most papers since 2021 use, or blur_gamma;
             reds: blur or blur_comp; realblur: J or R. None is the first of these.
@@ -60,6 +61,9 @@ class PairsDataModule(BlurDataModule):
             one; and where the folder is not split in train and test, as many for tests.
         blur: What training images are blurred with, one draw an image; beyond their own blur where
             they are pairs.
+        synthetic_blur: What the sharp images of training pairs are blurred with, in place of their
+            blurry partners: DeblurNet-SI of Noroozi et al. 2017. None takes the partners. Tests
+            are on pairs either way.
         val_blur: The same for validation; None is blur.
         capture: Crop to train on, in pixels, and the border of what is blurred. None is a crop of
             256 pixels of images at the size of their files.
@@ -81,6 +85,7 @@ class PairsDataModule(BlurDataModule):
         variant: str | None = None,
         held_out: float = 0.1,
         blur: str = "sharp",
+        synthetic_blur: str | None = None,
         val_blur: str | None = None,
         capture: Capture | None = None,
         test_whole: bool = True,
@@ -90,8 +95,10 @@ class PairsDataModule(BlurDataModule):
         seed: int | None = None,
         skip_unreadable: bool = False,
     ) -> None:
+        if synthetic_blur is not None and blur != "sharp":
+            raise InputError("data.synthetic_blur: takes the place of data.blur; name one of them")
         super().__init__(
-            blur=blur,
+            blur=synthetic_blur or blur,
             val_blur=val_blur,
             capture=capture or Capture(256, 256, 256, measure="native"),
             test_whole=test_whole,
@@ -104,8 +111,9 @@ class PairsDataModule(BlurDataModule):
         if not 0 < held_out < 1:
             raise InputError(f"data.held_out: {held_out} is not between 0 and 1")
         self.root, self.layout, self.held_out = Path(root), layout, held_out
+        self.synthetic = synthetic_blur is not None
         self.variant = variant or next(iter(VARIANTS.get(layout, ())), None)
-        published = layout not in ("folders", "sharp")
+        published = layout not in ("folders", "sharp", "wild")
         self.name = layout if published else self.root.resolve().name
 
     @override
@@ -117,7 +125,7 @@ class PairsDataModule(BlurDataModule):
             part="test" if split == "predict" else split,
             held_out=self.held_out,
         )
-        if self.layout == "sharp":
+        if self.layout == "sharp" or (self.synthetic and split in ("train", "val")):
             return FileSource(self.root, [pair.sharp for pair in pairs], None)
         return PairSource(self.root, pairs)
 
@@ -132,7 +140,8 @@ class PairsDataModule(BlurDataModule):
         if self.layout == "sharp":
             return super().training_mix
         added = str(self.blur)
-        return self._named(self.variant, f"and {added}" if added != "sharp" else None)
+        own = "sharp" if self.synthetic else self.variant
+        return self._named(own, f"and {added}" if added != "sharp" else None)
 
     def _named(self, *details: str | None) -> str:
         known = ", ".join(detail for detail in details if detail)
@@ -140,5 +149,5 @@ class PairsDataModule(BlurDataModule):
 
     @override
     def provenance(self) -> dict[str, Any]:
-        chosen = {"layout": self.layout, "variant": self.variant, "held_out": self.held_out}
-        return super().provenance() | {"pairs": chosen}
+        names = ("layout", "variant", "held_out", "synthetic")
+        return super().provenance() | {"pairs": {name: getattr(self, name) for name in names}}

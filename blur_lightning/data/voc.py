@@ -138,6 +138,8 @@ class VOCDataModule(BlurDataModule):
         root = voc_root(self.root)
         self.class_names = read_classes(root, self.classes)
         self.num_classes = len(self.class_names)
+        listed = self.classes or root / "classes.txt"
+        self.class_list = str(listed) if listed.exists() else "VOC"  # as errors name it
         self.name = "voc" if self.class_names == CLASSES else root.resolve().name
         chosen = self.train_split if split == "train" else self.val_split
         names = split_names(root, chosen, self.sbd_root)

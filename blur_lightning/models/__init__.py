@@ -5,6 +5,7 @@ from blur_lightning.models.dense import Dense, FiveCrops
 from blur_lightning.models.efficientnet import efficientnet_lite, efficientnet_lite_encoder
 from blur_lightning.models.finetuned import finetuned
 from blur_lightning.models.nafnet import NAFNet
+from blur_lightning.models.patch_drop import PatchDrop
 from blur_lightning.models.small_resnet import small_resnet
 from blur_lightning.models.zoomout import Zoomout
 
@@ -13,6 +14,7 @@ __all__ = [
     "Dense",
     "FiveCrops",
     "NAFNet",
+    "PatchDrop",
     "Zoomout",
     "efficientnet_lite",
     "efficientnet_lite_encoder",

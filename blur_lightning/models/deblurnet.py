@@ -23,8 +23,12 @@ class DeblurNet(nn.Module):
     reduced to the subgraph's scale by averaging squares of pixels: the paper names no filter.
 
     Batch normalisation and ReLU follow every convolution but the first subgraph's last. None follow
-    a deconvolution, which gives a residual of either sign. Convolutions that are normalised have no
-    bias of their own: normalising would cancel it.
+    a deconvolution: Table 1 leaves this open, and after a ReLU a residual could only brighten.
+    Convolutions that are normalised have no bias of their own: normalising would cancel it.
+
+    A new network returns the blurry image at each scale: the last layer of each subgraph begins
+    with 0, which is our choice. With usual random weights the first residuals are larger than the
+    image, and most of a short training goes into taking them back.
 
     Args:
         width: Factor on the number of channels, more than 0; 1 is the paper's 24.7 million weights,
@@ -45,6 +49,9 @@ class DeblurNet(nn.Module):
         self.n1 = nn.Sequential(*layers, nn.Conv2d(channels[-1], 3, 3, padding=1))
         self.n2 = _doubling(channels[-1])
         self.n3 = _doubling(channels[-1])
+        for last in (self.n1[-1], self.n2[-1], self.n3[-1]):
+            for weight in last.parameters():
+                nn.init.zeros_(weight)
 
     @override
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3 _ _"], ...]:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from blur_lightning.errors import InputError
 from blur_lightning.models.dense import zero_padded
+from blur_lightning.tiles import extended
 
 _STRIDE = 4  # pixels between the positions that are classified
 _COARSEST = 16  # stride of the last convolutions: their grid must fit the finest one
@@ -176,7 +177,7 @@ class Zoomout(nn.Module):
 
     def _features(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Features at strides 4, 8 and 16 and of the whole image, in the order of the channels."""
-        features = _extended(images)
+        features = extended(images, _COARSEST, least=_SMALLEST)
         maps: dict[int, list[Tensor]] = {}
         stride = 1
         net: Any = self.net
@@ -204,12 +205,6 @@ class Zoomout(nn.Module):
             # In place: at stride 4 a copy is 21 MB for each image of the source's size.
             hidden = convolved.add_(F.interpolate(hidden, convolved.shape[2:], mode="nearest"))
         return hidden
-
-
-def _extended(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c _ _"]:
-    """Repeat the last rows and columns until the grids of all strides fit into one another."""
-    height, width = (max(_SMALLEST, side + -side % _COARSEST) - side for side in images.shape[2:])
-    return F.pad(images, (0, width, 0, height), mode="replicate") if height or width else images
 
 
 def _bilinear_deconvolution(channels: int) -> nn.ConvTranspose2d:

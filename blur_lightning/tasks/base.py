@@ -31,7 +31,7 @@ from blur_lightning.tasks.networks import (
     weights_hash,
 )
 from blur_lightning.tasks.rows import Columns, columns_of
-from blur_lightning.tasks.training import divergence, optimizers
+from blur_lightning.tasks.training import divergence, optimizers, seed_batch
 
 Result = TypeVar("Result")
 
@@ -123,12 +123,13 @@ class Task(LightningModule, ABC):
     def check_loss(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
         """Stop the training if the loss of a batch is no number."""
         if not torch.isfinite(loss):
-            resumable = (self.run_folder / "checkpoints" / "last.ckpt").exists()
-            raise divergence(loss, self.global_step, batch["index"].tolist(), resumable=resumable)
+            raise divergence(self, loss, batch["index"].tolist())
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.trained_on = self.datamodule.training_mix
+        data, key = self.datamodule, {"epoch": self.current_epoch, "process": self.global_rank}
+        seed_batch(data.seed, batch=batch_idx, **key)
+        self.trained_on = data.training_mix
         for name in self._frozen:  # by name: Lightning may have put other modules in their place
             self.net.get_submodule(name).eval()
         if self._freeze:
@@ -149,8 +150,7 @@ class Task(LightningModule, ABC):
             measurements.prepare()
         self.trainer.strategy.barrier()
         self._examples = ExampleStrips(measurements.folder / "examples", len(self.conditions))
-        indices = measurements.indices()
-        if indices and self.trainer.is_global_zero:
+        if (indices := measurements.indices()) and self.trainer.is_global_zero:
             print(f"going on: {len(indices):,} images were measured before")
         return indices
 

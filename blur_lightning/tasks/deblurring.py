@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from blur_lightning.before_after import write_before_after
 from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
 from blur_lightning.image_quality import (
@@ -26,6 +27,7 @@ from blur_lightning.tasks.label_maps import png_names
 from blur_lightning.tasks.rows import columns_of
 from blur_lightning.tiles import by_tiles
 
+PAGE = "before_after.html"  # of a prediction
 # dB: what images are given that are the same as the sharp ones, so that a mean has a value.
 _SAME = 100.0
 
@@ -46,7 +48,8 @@ class DeblurringTask(Task):
     pictures in examples/ show from the top: the blurry image, the restored and the sharp one.
 
     Predictions are restored photographs in restored/: PNG of the size and with the bits of the
-    file, whatever data.capture says, and predictions.csv with the mean change of their values.
+    file, whatever data.capture says, predictions.csv with the mean change of their values, and
+    before_after.html, where a slider shows the first 24 before and after.
 
     Args:
         net: Any network from images (b, 3, h, w) to images of that size by its class path, or to
@@ -212,6 +215,17 @@ class DeblurringTask(Task):
         blurs = self.datamodule.draw(condition, batch)
         measured = {"residual": torch.tensor(residuals)}
         self.measurements.append(columns_of(condition, blurs, batch, measured))
+
+    @override
+    def on_predict_epoch_end(self) -> None:
+        super().on_predict_epoch_end()
+        if self.trainer.is_global_zero:
+            source, page = self.datamodule.sources["predict"], self.run_folder / PAGE
+            copies = [self.run_folder / "restored" / name for name in png_names(source.names)]
+            files = zip(source.names, source.files, copies, strict=True)
+            # Those that could not be read have no copy.
+            write_before_after(page, [pair for pair in files if pair[2].exists()])
+            print(f"written: {page}")
 
     def _restored(self, pixels: np.ndarray) -> tuple[np.ndarray, float]:
         """Restore (h, w, 3) of 8 or 16 bits in tiles; and how much that changed, mean in [0, 1]."""

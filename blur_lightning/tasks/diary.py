@@ -22,6 +22,7 @@ from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.blur.families import family_of
 from blur_lightning.errors import InputError
 from blur_lightning.robustness import replacing, wilson_interval
+from blur_lightning.rounding import rounded
 
 TABLE, SUMMARY = "diary.parquet", "diary.csv"
 # Chosen here: so many parameters are told apart, more fall into so many bins.
@@ -66,7 +67,8 @@ class Level(NamedTuple):
         """In words, for the terminal."""
         ends = [f" {end:g}" for end in (self.level_low, self.level_high) if end is not None]
         level = self.family + " to".join(dict.fromkeys(ends))
-        return f"{level} (loss {self.loss:.3f}, top-1 {100 * self.top1:.1f} %, n = {self.n:,})"
+        loss, top1 = rounded(self.loss, 3), rounded(100 * self.top1, 1)
+        return f"{level} (loss {loss}, top-1 {top1} %, n = {self.n:,})"
 
 
 class BlurDiary:
@@ -113,6 +115,21 @@ class BlurDiary:
         )
         if len(self._on_device) >= _BATCHES:
             self._move()
+
+    def noted(self, *, gather: Gather) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What all processes have noted in this epoch: index, loss and hit; None: nothing.
+
+        The blurs are not there: they are functions of seed, epoch and index.
+
+        Args:
+            gather: As in `end_epoch`.
+        """
+        self._move()
+        table = _merged([part for part in gather(_merged(self._measured)) or () if part])
+        if not table:
+            return None
+        index, loss, top1 = (torch.from_numpy(table[name]) for name in ("index", "loss", "top1"))
+        return index, loss, top1
 
     def end_epoch(self, folder: Path, *, gather: Gather) -> list[Level]:
         """Write the epoch into both files, and return its levels.

@@ -11,10 +11,7 @@ from torch import Tensor
 from blur_lightning.images import VOID
 from blur_lightning.robustness import replacing
 from blur_lightning.tasks.examples import middle_square
-from blur_lightning.voc_layout import palette
-
-# Of pixels that are right, void, wrong near a boundary and wrong elsewhere (Okabe and Ito's).
-_VERDICTS = ((240, 240, 240), (160, 160, 160), (213, 94, 0), (0, 114, 178))
+from blur_lightning.voc_layout import VERDICTS, palette
 
 
 def error_pictures(
@@ -39,7 +36,7 @@ def error_pictures(
         image,
         colours[truth].movedim(-1, 1),
         colours[prediction].movedim(-1, 1),
-        torch.tensor(_VERDICTS, dtype=torch.uint8)[verdict].movedim(-1, 1),
+        torch.tensor([*VERDICTS.values()], dtype=torch.uint8)[verdict].movedim(-1, 1),
     )
     shown = zip(*(map(middle_square, pictures) for pictures in maps), strict=True)
     return [torch.cat(parts, dim=1) for parts in shown]

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from blur_lightning.counts import COUNTED, class_iou, fraction, with_interval
+from blur_lightning.counts import (
+    CLASSES_TABLE,
+    COUNTED,
+    TRIMAP_TABLE,
+    class_iou,
+    fraction,
+    with_interval,
+)
 from blur_lightning.images import VOID
 from blur_lightning.metrics import (
     ClassCounts,
@@ -19,8 +26,6 @@ from blur_lightning.metrics import (
 )
 from blur_lightning.robustness import Interval, bootstrap_interval
 from blur_lightning.tasks.rows import Columns
-
-CLASSES_TABLE, TRIMAP_TABLE = "class_iou.csv", "trimap.csv"
 
 
 def best_classes(logits: Float[Tensor, "b classes h w"]) -> Int64[Tensor, "b h w"]:

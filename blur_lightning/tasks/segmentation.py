@@ -1,6 +1,7 @@
 """Semantic segmentation under blur (Vasiljevic et al. 2016, section 5)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -135,14 +136,16 @@ class SegmentationTask(Task):
         logits = super().forward(image)
         if isinstance(logits, Mapping):  # torchvision's
             logits = logits["out"]
-        # Photographs to predict on have no classes of their own.
-        needed = logits.shape[1] if self.trainer.predicting else self.datamodule.num_classes
-        self._classes = logits.shape[1]
+        data = self.datamodule
+        named = getattr(data, "class_names", ())
+        # Photographs to predict on may have no classes of their own.
+        known = named or not self.trainer.predicting
+        needed, self._classes = data.num_classes if known else logits.shape[1], logits.shape[1]
         if logits.ndim != 4 or logits.shape[1] != needed:
             raise InputError(
                 f"model.net: its output {tuple(logits.shape)} is not (images, classes, rows, "
-                f"columns) with the {needed} classes of the data; for "
-                f"segmentation_models_pytorch add --model.net.classes {needed}"
+                f"columns) with the {needed} classes of {getattr(data, 'class_list', 'the data')}; "
+                f"for segmentation_models_pytorch add --model.net.classes {needed}"
             )
         if logits.shape[-2:] == image.shape[-2:]:
             return logits
@@ -155,7 +158,8 @@ class SegmentationTask(Task):
         truth = _truth(batch)
         if bool((truth == VOID).all()):  # no pixel has a loss
             return None
-        loss: Tensor = self.loss(self(batch["image"]), truth)
+        # Some losses mix bfloat16 with their own numbers (smp 0.5: LovaszLoss).
+        loss: Tensor = self.loss(self(batch["image"]).float(), truth)
         self.check_loss(loss, batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -237,6 +241,25 @@ class SegmentationTask(Task):
         return error_pictures(to_bytes(image, self.mean, self.std), *labels)
 
     @override
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and not self.datamodule.test_capture.whole:
+            raise InputError(
+                "data.capture.crop: a label map is of a whole photograph; set it to whole, or take "
+                "--data experiments/data/photos_native.yaml"
+            )
+
+    @override
+    def on_predict_epoch_end(self) -> None:
+        super().on_predict_epoch_end()
+        if self.trainer.is_global_zero:
+            print(f"written: {self._maps}")
+
+    @property
+    def _maps(self) -> Path:
+        """Folder of the label maps of a prediction, with a folder for each condition."""
+        return self.run_folder / "predictions"
+
+    @override
     def see(
         self, image: Tensor | list[Tensor], batch: Mapping[str, Any], condition: str
     ) -> Mapping[str, Tensor]:
@@ -246,7 +269,7 @@ class SegmentationTask(Task):
         sides = {"tile": self.tile, "overlap": self.overlap, "multiple": self.multiple}
         labels = by_tiles(lambda part: best_classes(self._logits(part)), image, **sides)
         source = self.datamodule.sources["predict"]
-        names, folder = png_names(source.names), self.run_folder / "predictions" / condition
+        names, folder = png_names(source.names), self._maps / condition
         for index, classes in zip(batch["index"].tolist(), labels.cpu(), strict=True):
             write_label_map(folder / names[index], classes, shape=source.shape(index))
         counts = class_counts(labels, labels, num_classes=self._classes)

@@ -1,8 +1,11 @@
 """What all trainings share: optimisers with their schedules, and losses that are numbers."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -68,21 +71,30 @@ def _weights(module: LightningModule, encoder_lr: float | None) -> Iterable[Any]
     return [{"params": first, "lr": encoder_lr}, {"params": rest}]
 
 
-def divergence(loss: Tensor, step: int, images: list[int], *, resumable: bool) -> InputError:
-    """What to tell of a loss that is no number.
+def seed_batch(seed: int, *, epoch: int, batch: int, process: int) -> None:
+    """Make what a network draws in a batch, as dropout does, a function of its key.
+
+    So a fit that goes on from a checkpoint draws what it would have drawn.
+    """
+    key = [seed, 5, epoch, batch, process]
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def divergence(module: LightningModule, loss: Tensor, images: list[int]) -> InputError:
+    """What to tell of a loss of one batch that is no number.
 
     Args:
-        loss: Of one batch.
-        step: Of the optimiser.
+        module: What is trained.
+        loss: Of the batch.
         images: Which the batch holds.
-        resumable: Whether a checkpoint of an earlier epoch is there.
     """
+    resumable = (Path(module.trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists()
     advice = (
-        "go on with --ckpt_path last: the checkpoint of the last whole epoch is kept"
+        "go on with --ckpt_path last: the newest checkpoint is kept"
         if resumable
         else "start again: there is no checkpoint yet"
     )
     return InputError(
-        f"model: the loss is {loss.item()} at step {step}, images {images}; lower "
+        f"model: the loss is {loss.item()} at step {module.global_step}, images {images}; lower "
         f"--model.optimizer.lr or set --trainer.gradient_clip_val 1, and {advice}"
     )

@@ -1,0 +1,170 @@
+"""Checkpoints that outlive a run which is ended at any moment, and runs that leave when told to.
+
+The newest checkpoint of a run is `checkpoints/last.ckpt`, the one before `last-1.ckpt`. Each is
+written beside and renamed, so that there always is a whole one.
+"""
+
+import signal
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from typing_extensions import override
+
+from blur_lightning.errors import Terminated
+from blur_lightning.robustness import replacing
+
+FOLDER, LAST = "checkpoints", "last.ckpt"
+# Near the end of an epoch, as a long validation may follow, a checkpoint is no older (s).
+_OLD = 30.0
+
+
+class SaveAndLeave(Callback):
+    """Writes a checkpoint every few minutes, and one more on SIGTERM and SIGUSR1 before it leaves.
+
+    A process that gets one of these signals finishes its batch; then all processes leave.
+
+    Args:
+        path: The checkpoint; None writes none.
+        minutes: Between two checkpoints.
+    """
+
+    def __init__(self, path: Path | None, *, minutes: float = 5.0) -> None:
+        self.path, self.seconds = path, 60 * minutes
+        self._signal = self._agreed = 0
+        self._written, self._step = time.monotonic(), 0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._written, self._step = time.monotonic(), trainer.global_step
+        self._listen()
+
+    @override
+    def on_validation_start(self, *_: Any) -> None:
+        self._listen()
+
+    @override
+    def on_test_start(self, *_: Any) -> None:
+        self._listen()
+
+    @override
+    def on_predict_start(self, *_: Any) -> None:
+        self._listen()
+
+    def _listen(self) -> None:
+        # Lightning's handler of SIGTERM talks to other processes, and waits for ever where all get
+        # the signal at once. Its handler of SIGUSR1 lets SLURM queue the job again.
+        signal.signal(signal.SIGTERM, self._remember)
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, self._remember)
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self._signal = number
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:  # gradients that are still summed are in no file
+            return
+        self._step = trainer.global_step
+        rest = trainer.num_training_batches - batch_idx - 1
+        patience = _OLD if rest <= trainer.accumulate_grad_batches else self.seconds
+        due = time.monotonic() - self._written > patience
+        # What one process knows all must: the signal, or that it is time.
+        known = torch.tensor(self._signal or int(due), device=pl_module.device)
+        self._agreed = int(trainer.strategy.reduce(known, reduce_op="max"))
+        # After the last batch Lightning would go on with the next epoch, without a validation.
+        if self._agreed and self.path is not None and rest:
+            trainer.save_checkpoint(self.path)
+            for logger in trainer.loggers:  # rows that it holds back would be lost with the process
+                logger.save()
+            self._written = time.monotonic()
+
+    @override
+    def on_train_batch_start(self, *_: Any) -> None:  # when the batch before is logged
+        _leave(self._agreed)
+
+    @override
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._written = time.monotonic()  # by ModelCheckpoint
+
+    # Processes may see different numbers of batches here, so each leaves on its own.
+    @override
+    def on_validation_batch_end(self, *_: Any) -> None:
+        _leave(self._signal or self._agreed)
+
+    @override
+    def on_test_batch_end(self, *_: Any) -> None:
+        _leave(self._signal or self._agreed)
+
+    @override
+    def on_predict_batch_end(self, *_: Any) -> None:
+        _leave(self._signal)
+
+
+def _leave(number: int) -> None:
+    if number > 1:  # 1: no signal, but time for a checkpoint
+        raise Terminated(number)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; NAME.ckpt becomes NAME-1.ckpt before.
+
+    Args:
+        keep: How many of a name are kept.
+    """
+
+    def __init__(self, keep: int = 2) -> None:
+        self.keep = keep
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        with replacing(path) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+            ages = [path, *(path.with_stem(f"{path.stem}-{age}") for age in range(1, self.keep))]
+            for newer, older in zip(ages[-2::-1], ages[:0:-1], strict=True):
+                if newer.exists():
+                    newer.replace(older)
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """Find the newest whole checkpoint of a run.
+
+    Args:
+        folder: Where the run keeps them.
+
+    Returns:
+        The checkpoint, or None; and what is wrong with those that are newer.
+    """
+    problems: list[str] = []
+    kept = [folder / LAST, *sorted(folder.glob("last-?.ckpt"))]
+    for path in (path for path in kept if path.exists()):
+        problem = damage(path)
+        if problem is None:
+            return path, problems
+        problems.append(f"{path} is damaged ({problem})")
+    return None, problems
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with the bytes of a checkpoint, by the checksums that it holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        return str(error)
+    return None if broken is None else f"the checksum of {broken} is wrong"

@@ -77,6 +77,30 @@ def test_the_segmentation_table_and_claims_are_those_that_were_measured():
     assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
 
 
+def test_the_table_of_averaged_frames_is_that_which_was_measured():
+    results = ROOT / "experiments/results"
+    with (results / "deblur_wild_small_parts.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    for part in ("moving scenes", "real clips"):
+        own = [row for row in rows if row["part"] == part]
+        (n,), (blurry,) = ({row[name] for row in own} for name in ("n", "psnr_input"))
+        values = [
+            [float(row["psnr"]) for row in own if row["trained_on"] == mix]
+            for mix in ("wild_small", "wild_small (sharp, and shake)")
+        ]
+        assert [len(seeds) for seeds in values] == [3, 3]
+        cells = [f"{x:.1f}" for x in (float(blurry), *map(statistics.mean, values))]
+        assert f"| {part} | {n} | {' | '.join(cells)} |" in README
+    with (results / "deblur_wild_small_claims.csv").open(encoding="utf-8") as stream:
+        claims = list(csv.DictReader(stream))
+    assert all(f"| {row['claim']} | {row['verdict']} |" in README for row in claims)
+    ends = [f"{float(claims[0][name]):.1f}" for name in ("mean", "low", "high")]
+    assert "win by {} dB (95 % interval {} to {};".format(*ends) in README
+    facts = json.loads((results / "wild_residuals.json").read_text())
+    r = [f"{facts[name]:.2f}" for name in ("correlation", "low", "high")]
+    assert "r = {} ({} to {}) over {} pairs".format(*r, facts["n"]) in README
+
+
 def test_the_critical_blur_is_that_which_was_measured():
     with (ROOT / "docs/critical_blur.csv").open(encoding="utf-8") as stream:
         values = np.array([float(row["critical_parameter"]) for row in csv.DictReader(stream)])

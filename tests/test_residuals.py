@@ -27,7 +27,7 @@ def pairs(tmp_path):
         for file, value in zip(files, (level, 0), strict=True):
             path = tmp_path / "wild" / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((16, 20 + number, 3), value, np.uint8)).save(path)
+            Image.fromarray(np.full((16, 20 + min(number, 2), 3), value, np.uint8)).save(path)
         lines.append(f"{files[0]},{files[1]},{size}")
     (tmp_path / "wild/manifest.csv").write_text("\n".join(lines) + "\n")
     return tmp_path / "wild"
@@ -45,20 +45,21 @@ def analyze(tmp_path, monkeypatch, request):
 
 
 def test_residuals_are_mean_absolute_changes_and_follow_the_blur(tmp_path, pairs, analyze):
-    """A network that doubles all values adds the level itself, which grows with the size here."""
-    assert analyze(pairs, "--model.net.gain", "2.0") == 0
+    """A network that halves all values takes away half of the level, which grows with the size."""
+    assert analyze(pairs, "--model.net.gain", "0.5") == 0
     with (tmp_path / "run/residuals.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["blur_size"]) for row in rows] == list(SIZES)
-    assert [float(row["residual"]) for row in rows] == pytest.approx([x / 255 for x in LEVELS])
+    assert [float(row["residual"]) for row in rows] == pytest.approx([x / 510 for x in LEVELS])
     facts = json.loads((tmp_path / "run/residuals.json").read_text())
     assert facts["correlation"] == pytest.approx(1) and facts["n"] == 4
     assert (facts["smallest"], facts["largest"]) == (rows[0]["file"], rows[-1]["file"])
     with Image.open(tmp_path / "run/residuals.png") as picture:
         pixels = np.asarray(picture)
-    assert pixels.shape == (32, 4 * 23, 3)  # the larger of both images, four times
-    assert (pixels[0, ::23] == [[100] * 3, [255] * 3, [200] * 3, [0] * 3]).all()
-    assert (pixels[16, 0] == 20).all() and (pixels[16, -1] == 255).all()
+    assert pixels.shape == (32, 4 * 22, 3)  # the larger of both images, four times
+    assert (pixels[0, ::22] == [[100] * 3, [0] * 3, [50] * 3, [0] * 3]).all()
+    # Middle grey less four times 10 levels; then sharp, and white where the row is shorter.
+    assert (pixels[16, [0, 20, 40, 60, 80], 0] == [20, 88, 10, 0, 255]).all()
 
 
 def test_the_correlation_is_pearsons_with_an_interval_around_it():

@@ -57,7 +57,7 @@ def test_the_worst_draw_is_that_of_a_search_by_hand():
     scene = scene_of(contrast, draws=DRAWS)
     budgets = [1.0, 40.0, 60.0, 255.0]
     found = list(WorstDraw(4).attack(scene, budgets))
-    for budget, (blurs, image, penalty) in zip(budgets, found, strict=True):
+    for budget, (blurs, image, penalty, _) in zip(budgets, found, strict=True):
         for i in range(3):
             best, chosen = scene.margin(scene.sharp)[i], Blur("sharp")
             for blur in DRAWS:
@@ -107,7 +107,7 @@ def test_what_is_stored_with_8_bits_stays_within_the_budget(budget):
     scene = scene_of(contrast)
     kernels = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(1))
     kernels = kernels / kernels.sum(dim=(1, 2), keepdim=True)
-    blurs, image, _ = FreeKernel(9).fitted(scene, kernels, budget)
+    blurs, image, *_ = FreeKernel(9).fitted(scene, kernels, budget)
     error = scene.error(image)
     assert (error <= budget).all()
     if budget > 1:

@@ -54,11 +54,13 @@ class Found(NamedTuple):
         blurs: Of each image; kernels only by their family.
         image: What the network sees.
         penalty: What training adds to the loss, of each image.
+        admitted: Whether any blur was within the budget, whether it hurts or not; None: not asked.
     """
 
     blurs: list[Blur]
     image: Tensor
     penalty: Tensor
+    admitted: bool | None = None
 
 
 class Adversary(nn.Module, ABC):
@@ -108,11 +110,13 @@ class WorstDraw(Adversary):
         margin, count = scene.margin(scene.sharp), len(scene.sharp)
         nothing = Found([Blur("sharp")] * count, scene.sharp, margin.new_zeros(count))
         worst, margins = [nothing] * len(budgets), [margin] * len(budgets)
+        admitted = [False] * len(budgets)
         for number in range(self.draws):
             blurs = scene.draw(number)
             image = scene.see(blurs)
             margin, error = scene.margin(image), scene.error(image)
             for place, budget in enumerate(budgets):
+                admitted[place] |= bool(((error > 0) & (error <= budget)).any())
                 worse = (margin > margins[place]) & (error <= budget)
                 margins[place] = torch.where(worse, margin, margins[place])
                 pairs = zip(worse.tolist(), blurs, worst[place].blurs, strict=True)
@@ -121,7 +125,8 @@ class WorstDraw(Adversary):
                     torch.where(worse.view(-1, 1, 1, 1), image, worst[place].image),
                     nothing.penalty,
                 )
-        yield from worst
+        for found, any_was in zip(worst, admitted, strict=True):
+            yield found._replace(admitted=any_was)
 
 
 class _KernelAdversary(Adversary):

@@ -133,11 +133,30 @@ class Trainer(lightning.Trainer):
             kwargs: As Lightning's test.
         """
         found = super().test(*args, verbose=verbose, **kwargs)  # type: ignore[misc]
+        self._say_what_was_left_out()
         task: Any = self.lightning_module
         if hasattr(task, "on_restored_images") and not self.interrupted:
             with task.on_restored_images():
                 super().test(task, datamodule=self.datamodule, verbose=verbose)  # type: ignore[attr-defined]
         return found
+
+    @override
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Let a network answer images without labels.
+
+        Args:
+            args: As Lightning's predict.
+            kwargs: As Lightning's predict.
+        """
+        found = super().predict(*args, **kwargs)  # type: ignore[misc]
+        self._say_what_was_left_out()
+        return found
+
+    def _say_what_was_left_out(self) -> None:
+        """Of the images of this process; `data.skip_unreadable` left them out."""
+        problems = sorted(getattr(self.datamodule, "unreadable", ()))  # type: ignore[attr-defined]
+        if problems:
+            print(f"left out: {len(problems):,} images that cannot be read", *problems, sep="\n  ")
 
     def invariance(
         self,

@@ -337,9 +337,12 @@ def test_an_unreadable_image_stops_the_run_by_its_name(error, damaged, workers):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_unreadable_images_are_skipped_counted_and_listed(command, damaged, batch_size):
+def test_unreadable_images_are_skipped_counted_and_listed(command, damaged, batch_size, capsys):
     words = ["--data.skip_unreadable", "true", "--data.batch_size", batch_size]
     out = command("test", *words, root=damaged)
+    said = capsys.readouterr().out
+    assert "left out: 2 images that cannot be read\n" in said
+    assert f"{WNIDS[0]}/0.png: cannot be read" in said
     assert {r.n for r in read_records(out)} == {10}
     listed = yaml.safe_load((out / "provenance.json").read_text())["data"]["unreadable"]
     assert [line.split(": ")[0][-15:] for line in listed] == ["n01440764/0.png", "n02123159/3.png"]

@@ -85,7 +85,7 @@ class ResidualAnalysis(LightningModule):
         folder = Path(self.trainer.default_root_dir)
         columns = {"file": names, "blur_size": size, "residual": residual}
         write_table(folder / "residuals.csv", [columns])
-        facts = {"correlation": r, "low": low, "high": high, "n": len(names)}
+        facts: dict[str, Any] = {"correlation": r, "low": low, "high": high, "n": len(names)}
         facts |= {which: one.name for which, one in self.shown.items()}
         text = json.dumps(facts | self.task.provenance(), indent=2, default=str) + "\n"
         for suffix, content in (
@@ -145,8 +145,8 @@ def scatter_svg(size: np.ndarray, residual: np.ndarray, title: str) -> bytes:
     with style.context(["default", RC | {"svg.hashsalt": "residuals"}]):
         figure = Figure((3.6, 3.2), layout="constrained")
         axes = figure.subplots()
-        points = [(values - values.mean()) / values.std() for values in (size, residual)]
-        axes.scatter(*points, s=9, color=COLOURS[0], alpha=0.6, linewidths=0)
+        x, y = ((values - values.mean()) / values.std() for values in (size, residual))
+        axes.scatter(x, y, s=9, color=COLOURS[0], alpha=0.6, linewidths=0)
         axes.set(xlabel="blur size, normalised", ylabel="L1 norm of the residual, normalised")
         axes.set_title(title, loc="left")
         stream = io.BytesIO()

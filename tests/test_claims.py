@@ -306,10 +306,10 @@ def write_restorations(root, *, gains, images=200):
 @pytest.mark.parametrize(
     ("gains", "expected"),
     [
-        ((2.0, 1.0), ["holds", "holds"]),
-        ((1.2, 1.0), ["holds", "does not hold"]),
-        ((1.8, 2.0), ["does not hold", "holds"]),
-        ((1.5, 1.5), ["within noise", "within noise"]),
+        ((2.0, 1.0, 1.0), ["holds", "holds"]),
+        ((1.2, 1.0, 0.0), ["holds", "does not hold"]),
+        ((1.8, 1.0, 2.0), ["does not hold", "holds"]),
+        ((1.5, 1.5, 1.0), ["within noise", "within noise"]),
     ],
 )
 def test_claims_of_deblurring_are_about_gains_over_the_blurry_images(

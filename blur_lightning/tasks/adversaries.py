@@ -79,7 +79,7 @@ class Adversary(nn.Module, ABC):
 
 
 class WorstDraw(Adversary):
-    """The worst of some draws from a mix of blurs.
+    """The worst of some draws from a mix of blurs; no blur where none is within the budget.
 
     Of two or three parameters a search finds worse ones than gradients do: Engstrom et al. 2019
     (arXiv 1712.02779, section 4) find so of shifts and rotations, and train on the worst of 10.
@@ -105,9 +105,10 @@ class WorstDraw(Adversary):
     @override
     @torch.no_grad()
     def attack(self, scene: Scene, budgets: Sequence[float]) -> Iterator[Found]:
-        margin, count = scene.margin(scene.sharp), len(scene.sharp)
-        nothing = Found([Blur("sharp")] * count, scene.sharp, margin.new_zeros(count))
-        worst, margins = [nothing] * len(budgets), [margin] * len(budgets)
+        count = len(scene.sharp)
+        none = scene.sharp.new_zeros(count, dtype=torch.float32)
+        nothing = Found([Blur("sharp")] * count, scene.sharp, none)
+        worst, margins = [nothing] * len(budgets), [none - torch.inf] * len(budgets)
         for number in range(self.draws):
             blurs = scene.draw(number)
             image = scene.see(blurs)

@@ -148,13 +148,14 @@ class Trainer(lightning.Trainer):
             args: As Lightning's predict.
             kwargs: As Lightning's predict.
         """
-        found = super().predict(*args, **kwargs)  # type: ignore[misc]
+        found = super().predict(*args, **kwargs)
         self._say_what_was_left_out()
         return found
 
     def _say_what_was_left_out(self) -> None:
         """Of the images of this process; `data.skip_unreadable` left them out."""
-        problems = sorted(getattr(self.datamodule, "unreadable", ()))  # type: ignore[attr-defined]
+        data = getattr(self, "datamodule", None)
+        problems = sorted(getattr(data, "unreadable", ()))
         if problems:
             print(f"left out: {len(problems):,} images that cannot be read", *problems, sep="\n  ")
 

@@ -54,11 +54,13 @@ class Found(NamedTuple):
         blurs: Of each image; kernels only by their family.
         image: What the network sees.
         penalty: What training adds to the loss, of each image.
+        admitted: Whether any blur was within the budget, whether it hurts or not; None: not asked.
     """
 
     blurs: list[Blur]
     image: Tensor
     penalty: Tensor
+    admitted: bool | None = None
 
 
 class Adversary(nn.Module, ABC):
@@ -79,7 +81,7 @@ class Adversary(nn.Module, ABC):
 
 
 class WorstDraw(Adversary):
-    """The worst of some draws from a mix of blurs; no blur where none is within the budget.
+    """The worst of some draws from a mix of blurs.
 
     Of two or three parameters a search finds worse ones than gradients do: Engstrom et al. 2019
     (arXiv 1712.02779, section 4) find so of shifts and rotations, and train on the worst of 10.
@@ -105,15 +107,16 @@ class WorstDraw(Adversary):
     @override
     @torch.no_grad()
     def attack(self, scene: Scene, budgets: Sequence[float]) -> Iterator[Found]:
-        count = len(scene.sharp)
-        none = scene.sharp.new_zeros(count, dtype=torch.float32)
-        nothing = Found([Blur("sharp")] * count, scene.sharp, none)
-        worst, margins = [nothing] * len(budgets), [none - torch.inf] * len(budgets)
+        margin, count = scene.margin(scene.sharp), len(scene.sharp)
+        nothing = Found([Blur("sharp")] * count, scene.sharp, margin.new_zeros(count))
+        worst, margins = [nothing] * len(budgets), [margin] * len(budgets)
+        admitted = [False] * len(budgets)
         for number in range(self.draws):
             blurs = scene.draw(number)
             image = scene.see(blurs)
             margin, error = scene.margin(image), scene.error(image)
             for place, budget in enumerate(budgets):
+                admitted[place] |= bool(((error > 0) & (error <= budget)).any())
                 worse = (margin > margins[place]) & (error <= budget)
                 margins[place] = torch.where(worse, margin, margins[place])
                 pairs = zip(worse.tolist(), blurs, worst[place].blurs, strict=True)
@@ -122,7 +125,8 @@ class WorstDraw(Adversary):
                     torch.where(worse.view(-1, 1, 1, 1), image, worst[place].image),
                     nothing.penalty,
                 )
-        yield from worst
+        for found, any_was in zip(worst, admitted, strict=True):
+            yield found._replace(admitted=any_was)
 
 
 class _KernelAdversary(Adversary):

@@ -69,7 +69,7 @@ def build_wild(
 
     Args:
         videos: Videos, or folders of them, searched at any depth.
-        out: Folder of the pairs: --data.layout gopro --data.root OUT reads it. manifest.csv lists
+        out: Folder of the pairs: --data.layout wild --data.root OUT reads it. manifest.csv lists
             them, discarded.csv the other windows, and why.
         frames: How many frames a window has: a number drawn for each from the odd ones of a range,
             or one odd number.

@@ -54,13 +54,12 @@ class Found(NamedTuple):
         blurs: Of each image; kernels only by their family.
         image: What the network sees.
         penalty: What training adds to the loss, of each image.
-        admitted: Whether any blur was within the budget, whether it hurts or not; None: not asked.
     """
 
     blurs: list[Blur]
     image: Tensor
     penalty: Tensor
-    admitted: bool | None = None
+    admitted: bool | None = None  # whether any was within the budget, harmful or not
 
 
 class Adversary(nn.Module, ABC):
@@ -109,14 +108,11 @@ class WorstDraw(Adversary):
     def attack(self, scene: Scene, budgets: Sequence[float]) -> Iterator[Found]:
         margin, count = scene.margin(scene.sharp), len(scene.sharp)
         nothing = Found([Blur("sharp")] * count, scene.sharp, margin.new_zeros(count))
-        worst, margins = [nothing] * len(budgets), [margin] * len(budgets)
-        admitted = [False] * len(budgets)
+        worst, margins = [nothing._replace(admitted=False)] * len(budgets), [margin] * len(budgets)
         for number in range(self.draws):
-            blurs = scene.draw(number)
-            image = scene.see(blurs)
+            image = scene.see(blurs := scene.draw(number))
             margin, error = scene.margin(image), scene.error(image)
             for place, budget in enumerate(budgets):
-                admitted[place] |= bool(((error > 0) & (error <= budget)).any())
                 worse = (margin > margins[place]) & (error <= budget)
                 margins[place] = torch.where(worse, margin, margins[place])
                 pairs = zip(worse.tolist(), blurs, worst[place].blurs, strict=True)
@@ -124,9 +120,9 @@ class WorstDraw(Adversary):
                     [blur if chosen else before for chosen, blur, before in pairs],
                     torch.where(worse.view(-1, 1, 1, 1), image, worst[place].image),
                     nothing.penalty,
+                    worst[place].admitted or bool(((error > 0) & (error <= budget)).any()),
                 )
-        for found, any_was in zip(worst, admitted, strict=True):
-            yield found._replace(admitted=any_was)
+        yield from worst
 
 
 class _KernelAdversary(Adversary):

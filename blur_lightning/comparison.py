@@ -7,6 +7,7 @@ would tell apart.
 
 import csv
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,7 @@ def compare(
 # Statistics
 
 
+@lru_cache(maxsize=2**14)
 def mcnemar(only_run: int, only_other: int, *, mid_p: bool = False) -> float:
     """Two-sided p-value of McNemar's test of paired proportions (1947, Psychometrika 12, 153-157).
 
@@ -114,6 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+@lru_cache(maxsize=2**14)  # many pairs of runs differ in as many images
 def paired_interval(
     only_run: int, only_other: int, n: int, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
@@ -131,7 +134,10 @@ def paired_interval(
     """
     shares = [only_run / n, only_other / n, (n - only_run - only_other) / n]
     draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
-    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, [0.025, 0.975])
+    differences = np.sort(draws[:, 1] - draws[:, 0]) / n
+    # What np.quantile gives, in a quarter of its time.
+    places = np.array([0.025, 0.975]) * (resamples - 1)
+    low, high = np.interp(places, np.arange(resamples), differences)
     return float(low), float(high)
 
 

@@ -176,11 +176,9 @@ class AdversarialBlurTask(ClassificationTask):
     def _each_condition(
         self, batch: Mapping[str, Any]
     ) -> Iterable[tuple[BlurDistribution, list[Blur], Tensor | list[Tensor]]]:
-        if "image" not in batch:  # nothing in it could be read
-            return
         for condition in self._blurs:
             blurs = self.datamodule.draw(condition, batch)
-            yield condition, blurs, self.datamodule.blurred(batch, blurs)
+            yield condition, blurs, self._under(condition, blurs, batch)
         if self.attacks:
             for attack, found in zip(self.attacks, self._attack_test(batch), strict=True):
                 yield attack, found.blurs, found.image

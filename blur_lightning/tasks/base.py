@@ -163,20 +163,16 @@ class Task(LightningModule, ABC):
 
     @override
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        self._measure_conditions(batch)
-
-    @override
-    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        self._measure_conditions(batch)
-
-    def _measure_conditions(self, batch: Mapping[str, Any]) -> None:
+        if "image" not in batch:  # nothing in it could be read
+            return
         rows = []
         for condition, blurs, image in self._each_condition(batch):
             measured = self.see(image, batch, str(condition))
             rows.append(columns_of(condition, blurs, batch, measured))
-        if rows:
-            merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
-            self.measurements.append(merged)
+        merged = {name: np.concatenate([columns[name] for columns in rows]) for name in rows[0]}
+        self.measurements.append(merged)
+
+    predict_step = test_step
 
     def see(
         self, image: Tensor | list[Tensor], batch: Mapping[str, Any], condition: str
@@ -192,11 +188,15 @@ class Task(LightningModule, ABC):
         self, batch: Mapping[str, Any]
     ) -> Iterable[tuple[BlurDistribution, list[Blur], Tensor | list[Tensor]]]:
         """Blur a decoded batch once for each condition, on the device."""
-        if "image" not in batch:  # nothing in it could be read
-            return
         for condition in self.conditions:
             blurs = self.datamodule.draw(condition, batch)
-            yield condition, blurs, self.datamodule.blurred(batch, blurs)
+            yield condition, blurs, self._under(condition, blurs, batch)
+
+    def _under(
+        self, condition: BlurDistribution, blurs: list[Blur], batch: Mapping[str, Any]
+    ) -> Tensor | list[Tensor]:
+        """What the network sees of a batch under one condition."""
+        return self.datamodule.blurred(batch, blurs)
 
     @override
     def on_test_epoch_end(self) -> None:

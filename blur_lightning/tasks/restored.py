@@ -4,7 +4,7 @@ Source: Vasiljevic et al. 2016 (arXiv 1611.05760), section 4.4 and Table 5.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -102,20 +102,14 @@ class RestoredClassificationTask(ClassificationTask):
             return super().forward(image)
 
     @override
-    def _each_condition(
-        self, batch: Mapping[str, Any]
-    ) -> Iterable[tuple[BlurDistribution, list[Blur], Tensor | list[Tensor]]]:
-        if "image" not in batch:  # nothing in it could be read
-            return
-        for condition in self.conditions:
-            blurs = self.datamodule.draw(condition, batch)
-            self._blurred = str(condition) != "sharp"
-            if self.restoring:
-                yield condition, blurs, self._restored(batch, condition, blurs)
-            else:
-                with self._timed("blur", len(blurs)):
-                    image = self.datamodule.blurred(batch, blurs)
-                yield condition, blurs, image
+    def _under(
+        self, condition: BlurDistribution, blurs: list[Blur], batch: Mapping[str, Any]
+    ) -> Tensor | list[Tensor]:
+        self._blurred = str(condition) != "sharp"
+        if self.restoring:
+            return self._restored(batch, condition, blurs)
+        with self._timed("blur", len(blurs)):
+            return super()._under(condition, blurs, batch)
 
     def _restored(
         self, batch: Mapping[str, Any], condition: BlurDistribution, blurs: list[Blur]

@@ -35,9 +35,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blur_lightning.counts import COUNTED
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import (
+from blur_lightning.records.counts import COUNTED
+from blur_lightning.records.robustness import (
     PROVENANCE,
     RECORDS,
     read_records,
@@ -46,8 +46,8 @@ from blur_lightning.robustness import (
     write_records,
     write_table,
 )
-from blur_lightning.rounding import rounded
-from blur_lightning.tested import Measured, load_run
+from blur_lightning.records.rounding import rounded
+from blur_lightning.records.tested import Measured, load_run
 
 SHARP, DISKS, SHAKE = "sharp", "sharp+D1+D2+D3", "0.2*sharp+0.8*shake"
 MIXES = (SHARP, "sharp+D2", DISKS, "sharp+D3", "D3", SHAKE)

@@ -25,7 +25,7 @@ from blur_lightning.data import PhotosDataModule
 from blur_lightning.data.procedural import scene
 from blur_lightning.image_quality import peak_signal_to_noise
 from blur_lightning.images import resize_smaller_side
-from blur_lightning.robustness import bootstrap_interval, write_table
+from blur_lightning.records.robustness import bootstrap_interval, write_table
 
 SIDE, SCENE = 384, 256
 BLURS, NOISES = ("D4", "D8"), (0.0, 0.01)

@@ -29,7 +29,7 @@ import numpy as np
 from claims import SHARP, Difference, Estimate, verdict
 
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import Record, read_records, write_table
+from blur_lightning.records.robustness import Record, read_records, write_table
 
 RESULTS = Path(__file__).parents[1] / "experiments/results"
 CLAIM = "a larger gap stays than in classification, relative to sharp images (section 5)"

@@ -40,7 +40,7 @@ from blur_lightning.blur import (
     make_kernels,
 )
 from blur_lightning.blur.capture import normalize
-from blur_lightning.provenance import environment
+from blur_lightning.records.provenance import environment
 
 SIDE, CLASSES = 384, 1000
 # What is blurred, by its name in the grammar; each shake kernel is 17x17 and of no special form.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blur_lightning.provenance import environment
+from blur_lightning.records.provenance import environment
 
 # Before torch is imported: spinning threads slow it down 5-30 times where cores are shared.
 os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="0")

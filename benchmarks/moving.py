@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from blur_lightning.data.procedural import scene
-from blur_lightning.robustness import replacing
-from blur_lightning.video import import_extra
+from blur_lightning.records.robustness import replacing
+from blur_lightning.wild.video import import_extra
 
 SIDE, FRAMES, FPS = 192, 35, 240  # px, the rate of WILD's camera in Hz
 STREAMS = {"train": 0, "test": 1}

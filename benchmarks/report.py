@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blur_lightning.provenance import environment
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.records.provenance import environment
+from blur_lightning.records.robustness import Record, write_run
 
 CONDITIONS = [
     ("sharp", "sharp", 0.0),

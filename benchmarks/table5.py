@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blur_lightning.comparison import differences_of
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import (
+from blur_lightning.records.comparison import differences_of
+from blur_lightning.records.robustness import (
     PROVENANCE,
     Record,
     read_records,
@@ -25,7 +25,7 @@ from blur_lightning.robustness import (
     replacing,
     write_records,
 )
-from blur_lightning.tested import load_run, on_same_images
+from blur_lightning.records.tested import load_run, on_same_images
 
 METRICS = ("top1", "top5")
 HEADS = ("network", "trained on", "blur", "n", "top-1", "top-5", "p (top-1)", "p (top-5)", "ms")

@@ -14,8 +14,8 @@ import numpy as np
 
 from blur_lightning.errors import InputError
 from blur_lightning.pair_layouts import find_pairs
-from blur_lightning.robustness import read_records, record_files, write_table
-from blur_lightning.tested import load_run
+from blur_lightning.records.robustness import read_records, record_files, write_table
+from blur_lightning.records.tested import load_run
 
 SCENES = "test-"  # what names of videos of benchmarks/moving.py begin with
 

@@ -13,7 +13,7 @@ from blur_lightning.checkpoints import FOLDER, LAST, newest
 from blur_lightning.errors import InputError
 from blur_lightning.models.finetuned import check_same_network
 from blur_lightning.parsing import one_line
-from blur_lightning.robustness import RECORDS
+from blur_lightning.records.robustness import RECORDS
 
 
 def checkpoint_to_use(

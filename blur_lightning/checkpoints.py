@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
 from blur_lightning.errors import Terminated
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 
 FOLDER, LAST = "checkpoints", "last.ckpt"
 # Near the end of an epoch, as a long validation may follow, a checkpoint is no older (s).

@@ -25,16 +25,19 @@ ANALYSES = {
 # Verb -> function and what it does; imported when called, so that help and reports need no torch.
 VERBS = {
     "init": ("blur_lightning.starting:init", "copy the experiments and sweeps into a folder"),
-    "report": ("blur_lightning.report:report", "turn the records of runs into one HTML page"),
+    "report": ("blur_lightning.report.page:report", "turn the records of runs into one HTML page"),
     "compare": (
-        "blur_lightning.comparison:compare",
+        "blur_lightning.records.comparison:compare",
         "tell whether two runs differ, image by image",
     ),
-    "sweep": ("blur_lightning.sweeps:sweep", "run all trials of sweep files on this machine"),
+    "sweep": (
+        "blur_lightning.sweeps.running:sweep",
+        "run all trials of sweep files on this machine",
+    ),
     "doctor": ("blur_lightning.doctor:doctor", "say what is here and what experiments need"),
     "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
     "build-wild": (
-        "blur_lightning.wild:build_wild",
+        "blur_lightning.wild.building:build_wild",
         "make pairs of blurry and sharp images from videos",
     ),
 }

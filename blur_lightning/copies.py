@@ -27,8 +27,8 @@ from blur_lightning.photograph import (
     size_if_done,
     write_copy,
 )
+from blur_lightning.records.robustness import replacing
 from blur_lightning.resuming import SETTINGS, agree
-from blur_lightning.robustness import replacing
 from blur_lightning.workers import BUSY, outcomes
 
 if TYPE_CHECKING:  # torch is imported where there is work to do; help needs none

@@ -26,7 +26,7 @@ from blur_lightning.checkpoint_choice import checkpoint_to_use, read_weights
 from blur_lightning.data import BlurDataModule
 from blur_lightning.errors import InputError
 from blur_lightning.parsing import OneLineErrors, left_behind, one_line
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 from blur_lightning.tasks import Task
 from blur_lightning.trainer import Trainer
 

@@ -21,9 +21,9 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from blur_lightning.boundaries import Boundary, inner_boundary, trimap
-from blur_lightning.counts import fraction, mean_iou
 from blur_lightning.errors import InputError
 from blur_lightning.images import VOID
+from blur_lightning.records.counts import fraction, mean_iou
 
 
 class ClassCounts(NamedTuple):

@@ -21,7 +21,7 @@ from blur_lightning.images import (
     resize_smaller_side,
     resized_shape,
 )
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 
 if TYPE_CHECKING:  # torch is imported where there is work to do; help needs none
     from torch import Tensor

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 
 SETTINGS = "settings.json"
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 
 FOLDERS = ("experiments", "sweeps")
 # Beside the program in a checkout, below it where it was installed.

@@ -23,11 +23,11 @@ from typing_extensions import override
 
 from blur_lightning.blur.families import family_of
 from blur_lightning.blur.shake import named_bank
-from blur_lightning.curves import curve_of
 from blur_lightning.online import RUN_ID, mode
 from blur_lightning.parsing import one_line
-from blur_lightning.report import report
-from blur_lightning.robustness import IMAGES, PROVENANCE, RECORDS, Record, replacing
+from blur_lightning.records.curves import curve_of
+from blur_lightning.records.robustness import IMAGES, PROVENANCE, RECORDS, Record, replacing
+from blur_lightning.report.page import report
 
 _LENGTHS = ("radius", "length", "sigma")  # parameters that are 0 where nothing is blurred
 _PATIENCE = 60  # s that the upload of an artifact may hold up a run that needs it noted

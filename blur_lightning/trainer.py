@@ -14,12 +14,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
-from blur_lightning.analysis import InvarianceAnalysis
+from blur_lightning.analysis.invariance import InvarianceAnalysis
+from blur_lightning.analysis.residuals import ResidualAnalysis, blur_sizes
 from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, SaveAndLeave
 from blur_lightning.data import PairsDataModule
 from blur_lightning.errors import InputError
 from blur_lightning.models import finetuned
-from blur_lightning.residuals import ResidualAnalysis, blur_sizes
 from blur_lightning.tasks import DeblurringTask, Task
 from blur_lightning.tracking import Tracker
 

@@ -18,7 +18,7 @@ from torch import nn
 from blur_lightning.blur import BlurDistribution
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks import AdversarialBlurTask, FreeKernel, WorstDraw
 from blur_lightning.tasks.adversarial import evaluating, margins
 

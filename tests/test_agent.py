@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 from wandb_server import ENTITY, WandbServer
 
-from blur_lightning.robustness import read_records
-from blur_lightning.sweeps import read_trials
+from blur_lightning.records.robustness import read_records
+from blur_lightning.sweeps.running import read_trials
 
 pytestmark = pytest.mark.slow  # 10 to 20 s: an agent looks for work every few seconds
 SWEEP = {

@@ -9,8 +9,8 @@ import pytest
 from chromium import PROGRAM, browser
 from PIL import Image
 
-from blur_lightning.before_after import MOST, write_before_after
 from blur_lightning.errors import InputError
+from blur_lightning.report.before_after import MOST, write_before_after
 
 
 def save(path, value, size=(64, 48)):

@@ -14,7 +14,7 @@ import torch
 from blur_lightning.checkpoints import CheckpointFiles, damage, newest
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -20,9 +20,9 @@ from claims import (
     verdict,
 )
 
-from blur_lightning.counts import COUNTED, with_interval
-from blur_lightning.robustness import Record, read_records, write_run
-from blur_lightning.tested import load_run
+from blur_lightning.records.counts import COUNTED, with_interval
+from blur_lightning.records.robustness import Record, read_records, write_run
+from blur_lightning.records.tested import load_run
 
 COUNT = 2000  # images
 # Accuracy in percent under each blur of networks that do what the paper says.

@@ -12,7 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from blur_lightning.cli import main
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 
 WNIDS = ("n01440764", "n01770393", "n02123159")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from blur_lightning import comparison
-from blur_lightning.comparison import compare, holm, mcnemar, paired_interval
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import bootstrap_interval, read_records, summarize, write_run
+from blur_lightning.records import comparison
+from blur_lightning.records.comparison import compare, holm, mcnemar, paired_interval
+from blur_lightning.records.robustness import bootstrap_interval, read_records, summarize, write_run
 
 N = 200
 FAMILIES = {"sharp": ("sharp", 0.0), "D4": ("disk", 4.0), "D8": ("disk", 8.0)}

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from blur_lightning.counts import class_iou, fraction, mean_iou, with_interval
-from blur_lightning.robustness import bootstrap_interval
+from blur_lightning.records.counts import class_iou, fraction, mean_iou, with_interval
+from blur_lightning.records.robustness import bootstrap_interval
 
 
 def counts(n, classes=21, seed=0):
@@ -41,7 +41,7 @@ def test_resamples_are_those_of_means():
 def test_many_images_are_resampled_in_parts_alike(monkeypatch):
     columns = counts(30)
     whole = with_interval(mean_iou, *columns, resamples=50)
-    monkeypatch.setattr("blur_lightning.counts._CHUNK", 100)
+    monkeypatch.setattr("blur_lightning.records.counts._CHUNK", 100)
     np.testing.assert_allclose(with_interval(mean_iou, *columns, resamples=50), whole)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from blur_lightning.cli import main
 from blur_lightning.data import PhotosDataModule
 from blur_lightning.errors import InputError
-from blur_lightning.measurements import Measurements
-from blur_lightning.robustness import read_records
+from blur_lightning.records.measurements import Measurements
+from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks.critical import (
     CriticalBlurTask,
     first_changes,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from chromium import PROGRAM, browser
 
-from blur_lightning import explorer
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, read_records, write_run
-from blur_lightning.rounding import rounded
-from blur_lightning.serving import ReportServer
+from blur_lightning.records.robustness import Record, read_records, write_run
+from blur_lightning.records.rounding import rounded
+from blur_lightning.report import explorer
+from blur_lightning.report.page import report
+from blur_lightning.report.serving import ReportServer
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium")
 EVIL = "</script><script>window.evil=1</script><!--<img src=x onerror=evil=1>"

@@ -23,7 +23,7 @@ from blur_lightning.image_quality import (
 )
 from blur_lightning.models import DeblurNet
 from blur_lightning.png import Photograph, encode_png, read_photograph
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks import DeblurringTask
 from blur_lightning.tasks.restoration_losses import CharbonnierLoss
 

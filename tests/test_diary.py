@@ -10,11 +10,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from blur_lightning import diary_chart
 from blur_lightning.blur import Blur, BlurDistribution
-from blur_lightning.diary_chart import diary_svg
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import wilson_interval
+from blur_lightning.records.robustness import wilson_interval
+from blur_lightning.report import diary_chart
+from blur_lightning.report.diary_chart import diary_svg
 from blur_lightning.tasks import diary
 from blur_lightning.tasks.diary import BlurDiary, Level, most_problematic
 

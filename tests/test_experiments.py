@@ -9,8 +9,8 @@ import yaml
 from small_voc import write_voc
 
 from blur_lightning.cli import main
-from blur_lightning.robustness import read_records
-from blur_lightning.sweeps import read_trials
+from blur_lightning.records.robustness import read_records
+from blur_lightning.sweeps.running import read_trials
 
 ROOT = Path(__file__).parents[1] / "experiments"
 EXPERIMENTS = sorted(set(ROOT.glob("*.yaml")) - {ROOT / "base.yaml"})

@@ -13,7 +13,7 @@ from blur_lightning.data import FashionMNISTDataModule, fashion
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
 from blur_lightning.models.small_resnet import small_resnet
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "data/fashion-mnist"

@@ -3,11 +3,11 @@
 import pytest
 from PIL import Image
 
-from blur_lightning.curves import sections_of, styles_of
 from blur_lightning.errors import InputError
-from blur_lightning.figures import DRAWN, curves_html, write_figures
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.records.curves import sections_of, styles_of
+from blur_lightning.records.robustness import Record, write_run
+from blur_lightning.report.figures import DRAWN, curves_html, write_figures
+from blur_lightning.report.page import report
 
 
 def records(networks=2, conditions=("sharp", "D2", "D4")):

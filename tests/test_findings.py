@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from blur_lightning.errors import InputError
-from blur_lightning.findings import (
+from blur_lightning.records.robustness import Record, read_records, write_run
+from blur_lightning.report.findings import (
     diaries_html,
     failures,
     paper_texts,
     summaries_html,
     unfinished,
 )
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, read_records, write_run
+from blur_lightning.report.page import report
 
 RECORD = Record(
     *("run", "vgg16.tv_in1k", "original", "imagenet", 50_000, "sharp", "sharp", 0.0, "256"),

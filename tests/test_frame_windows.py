@@ -7,7 +7,7 @@ from small_videos import moving, texture
 
 from blur_lightning.blur.light import to_linear
 from blur_lightning.errors import InputError
-from blur_lightning.frame_windows import (
+from blur_lightning.wild.frame_windows import (
     UNEVEN,
     Judge,
     Rule,
@@ -16,7 +16,7 @@ from blur_lightning.frame_windows import (
     drawn_frames,
     parse_frames,
 )
-from blur_lightning.video import Frame
+from blur_lightning.wild.video import Frame
 
 RULE = Rule(0, (7, 23), 1, None, "dis", 1.0, 0.0, 5.0, 0.0, 0.3, "srgb")
 
@@ -181,7 +181,7 @@ def test_motion_of_windows_that_overlap_is_measured_once(monkeypatch):
         measured.append(1)
         return np.zeros((48, 64, 2), np.float32)
 
-    monkeypatch.setattr("blur_lightning.frame_windows.estimator", lambda name: flow)
+    monkeypatch.setattr("blur_lightning.wild.frame_windows.estimator", lambda name: flow)
     frames = timed(moving(12, (0, 0)))
     judge = Judge(RULE)
     windows = [judge(first, frames[first : first + 7]) for first in range(6)]

@@ -14,7 +14,7 @@ from torch import nn
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
 from blur_lightning.models import Dense, small_resnet
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks import ClassificationTask
 from blur_lightning.tasks.freezing import blocks, freeze
 

@@ -8,7 +8,7 @@ import pytest
 from claims import Estimate
 from gap import CLAIM, less, main, read_task, relative_loss
 
-from blur_lightning.robustness import Record, read_records, wilson_interval, write_records
+from blur_lightning.records.robustness import Record, read_records, wilson_interval, write_records
 
 ROOT = Path(__file__).parents[1]
 MIXES = {"miou": ("sharp", "sharp+D2", "sharp+D2+D4"), "top1": ("sharp", "sharp+D1+D3")}

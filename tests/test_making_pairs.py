@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from small_videos import moving, write_video
 
-from blur_lightning.frame_windows import Rule
-from blur_lightning.making_pairs import make_pairs, pair_files
-from blur_lightning.window_notes import read_notes
+from blur_lightning.wild.frame_windows import Rule
+from blur_lightning.wild.making_pairs import make_pairs, pair_files
+from blur_lightning.wild.window_notes import read_notes
 
 RULE = Rule(0, (7, 7), 1, None, "dis", 1.0, 0.0, 5.0, 0.0, 0.3, "srgb")
 FRAMES = moving(30, (0.5, 0.0))

@@ -2,9 +2,9 @@
 
 import re
 
-from blur_lightning.curves import sections_of
-from blur_lightning.matrix import tables_html
-from blur_lightning.robustness import Record
+from blur_lightning.records.curves import sections_of
+from blur_lightning.records.robustness import Record
+from blur_lightning.report.matrix import tables_html
 
 RECORD = Record(
     *("run", "vgg16.tv_in1k", "original", "imagenet", 50_000, "sharp", "sharp", 0.0, "256"),

@@ -10,8 +10,8 @@ from nets import MeanColour
 from pyarrow import parquet
 
 from blur_lightning.data import ScenesDataModule
-from blur_lightning.measurements import Measurements, write_parquet
-from blur_lightning.robustness import read_records
+from blur_lightning.records.measurements import Measurements, write_parquet
+from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks import ClassificationTask
 from blur_lightning.trainer import Trainer
 

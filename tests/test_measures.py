@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from blur_lightning.blur.families import FAMILIES
 from blur_lightning.errors import InputError
-from blur_lightning.measures import (
+from blur_lightning.records.measures import (
     ALEXNET_ERRORS,
     BLURS_OF_IMAGENET_C,
     SHARP_AT_ZERO,
@@ -26,7 +26,7 @@ from blur_lightning.measures import (
     mean_corruption_error,
     risk_coverage,
 )
-from blur_lightning.robustness import Record
+from blur_lightning.records.robustness import Record
 
 
 def record(condition, value, *, family="disk", metric="top1", **other):

@@ -8,7 +8,6 @@ import torch.multiprocessing
 from torchmetrics import JaccardIndex
 
 from blur_lightning.boundaries import inner_boundary, trimap
-from blur_lightning.counts import class_iou, fraction, mean_iou, pixel_accuracy
 from blur_lightning.errors import InputError
 from blur_lightning.metrics import (
     BoundaryIoU,
@@ -18,6 +17,7 @@ from blur_lightning.metrics import (
     class_counts,
     trimap_counts,
 )
+from blur_lightning.records.counts import class_iou, fraction, mean_iou, pixel_accuracy
 
 VOID = 255
 METRICS = {

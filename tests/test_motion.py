@@ -8,7 +8,7 @@ import torch
 from small_videos import moving
 
 from blur_lightning.errors import InputError
-from blur_lightning.motion import estimator, grey, matching_error, measure_motion
+from blur_lightning.wild.motion import estimator, grey, matching_error, measure_motion
 
 STEPS = [(0.6, 0.0), (0.0, 0.4), (0.9, 0.3), (-0.5, 0.2)]
 

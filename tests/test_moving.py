@@ -11,8 +11,8 @@ from PIL import Image
 from wild_parts import main as tell_parts
 
 from blur_lightning.data.procedural import scene
-from blur_lightning.robustness import Record, write_run
-from blur_lightning.video import read_frames
+from blur_lightning.records.robustness import Record, write_run
+from blur_lightning.wild.video import read_frames
 
 
 def test_a_video_shows_its_scene_at_an_even_rate(tmp_path, monkeypatch):

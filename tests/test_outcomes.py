@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blur_lightning import outcomes
-from blur_lightning.outcomes import (
+from blur_lightning.records import outcomes
+from blur_lightning.records.outcomes import (
     Trial,
     final_value,
     fit_is_over,
@@ -19,7 +19,7 @@ from blur_lightning.outcomes import (
     table,
     unvalidated,
 )
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.records.robustness import Record, write_run
 
 
 @pytest.fixture(autouse=True)

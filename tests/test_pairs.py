@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from blur_lightning.pairs import ALL_PAIRS, noise_marks, paired_runs
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.records.pairs import ALL_PAIRS, noise_marks, paired_runs
+from blur_lightning.records.robustness import Record, write_run
 
 
 def make_run(folder, right, *, fingerprint="one", index=None):

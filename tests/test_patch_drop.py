@@ -10,8 +10,8 @@ from blur_lightning.blur import BlurDistribution, blur_images
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
 from blur_lightning.models import PatchDrop
-from blur_lightning.published import tables
-from blur_lightning.robustness import read_records
+from blur_lightning.records.published import tables
+from blur_lightning.records.robustness import read_records
 
 SIZE = {"img_size": 48, "depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 7}
 # One of each way in which timm's ViTs treat tokens that are no patch, and pool.

@@ -2,8 +2,8 @@ import re
 
 import numpy as np
 
-from blur_lightning import provenance
-from blur_lightning.provenance import environment
+from blur_lightning.records import provenance
+from blur_lightning.records.provenance import environment
 
 
 def test_environment_names_versions_and_the_commit():

@@ -8,10 +8,10 @@ from itertools import product
 
 import pytest
 
-from blur_lightning import published
 from blur_lightning.blur import BlurDistribution
 from blur_lightning.errors import InputError
-from blur_lightning.published import (
+from blur_lightning.records import published
+from blur_lightning.records.published import (
     Cell,
     compare_with_paper,
     experiment_text,
@@ -19,7 +19,7 @@ from blur_lightning.published import (
     table_text,
     tables,
 )
-from blur_lightning.robustness import Record
+from blur_lightning.records.robustness import Record
 
 MIX = "sharp+D2+D4+D6+D8"
 FIELDS = ("model", "trained_on", "condition", "scale", "metric")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks.critical import median_interval
 
 ROOT = Path(__file__).parents[1]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from blur_lightning.curves import sections_of, styles_of
 from blur_lightning.errors import InputError
-from blur_lightning.findings import summaries_html
-from blur_lightning.published import compare_with_paper, tables
-from blur_lightning.repeats import Run, named_apart, read_runs, settings_of
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, write_records, write_run
+from blur_lightning.records.curves import sections_of, styles_of
+from blur_lightning.records.published import compare_with_paper, tables
+from blur_lightning.records.repeats import Run, named_apart, read_runs, settings_of
+from blur_lightning.records.robustness import Record, write_records, write_run
+from blur_lightning.report.findings import summaries_html
+from blur_lightning.report.page import report
 
 ROW = Record("run", "net", "sharp+D2", "photos", 20, "D2", "disk", 2.0, "64", "top1", 0.5, 0.4, 0.6)
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from blur_lightning.errors import InputError
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, write_run
+from blur_lightning.records.robustness import Record, write_run
+from blur_lightning.report.page import report
 
 VOID = {"br", "img", "input", "meta"}  # elements without an end
 CONDITIONS = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blur_lightning.analysis.residuals import blur_sizes, correlation, scatter_svg
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
-from blur_lightning.residuals import blur_sizes, correlation, scatter_svg
 
 LEVELS = (20, 40, 60, 100)  # of blurry images that are grey all over; the sharp ones are black
 SIZES = (1.0, 2.0, 3.0, 5.0)

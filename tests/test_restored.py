@@ -13,9 +13,9 @@ from test_finetuned import checkpoint_of
 from torch import Tensor, nn
 
 from blur_lightning.cli import main
-from blur_lightning.comparison import compare
-from blur_lightning.report import report
-from blur_lightning.robustness import read_records
+from blur_lightning.records.comparison import compare
+from blur_lightning.records.robustness import read_records
+from blur_lightning.report.page import report
 from blur_lightning.tasks import RestoredClassificationTask
 
 DECONVOLVER = {"class_path": "blur_lightning.blur.Deconvolver", "init_args": {"method": "wiener"}}

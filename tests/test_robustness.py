@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from blur_lightning import robustness
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import (
+from blur_lightning.records import robustness
+from blur_lightning.records.robustness import (
     Record,
     bootstrap_interval,
     read_records,

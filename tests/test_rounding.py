@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 
-from blur_lightning.rounding import rounded
+from blur_lightning.records.rounding import rounded
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from blur_lightning.errors import InputError
-from blur_lightning.search import Search, parameters_of, read_axes
-from blur_lightning.trials import Trial, outcome, record
+from blur_lightning.sweeps.search import Search, parameters_of, read_axes
+from blur_lightning.sweeps.trials import Trial, outcome, record
 
 pytest.importorskip("optuna")
 METRIC = {"name": "val/top1", "goal": "maximize"}

@@ -16,11 +16,11 @@ from pyarrow import parquet
 from small_voc import VAL, labels, write_image, write_list, write_mask, write_voc
 
 from blur_lightning.cli import main
-from blur_lightning.comparison import compare
-from blur_lightning.counts import class_iou, mean_iou
 from blur_lightning.errors import InputError
-from blur_lightning.report import report
-from blur_lightning.robustness import read_records
+from blur_lightning.records.comparison import compare
+from blur_lightning.records.counts import class_iou, mean_iou
+from blur_lightning.records.robustness import read_records
+from blur_lightning.report.page import report
 from blur_lightning.tasks import SegmentationTask
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
 

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from blur_lightning.curves import sections_of, styles_of
 from blur_lightning.errors import InputError
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, write_run
-from blur_lightning.segmentations import (
+from blur_lightning.records.curves import sections_of, styles_of
+from blur_lightning.records.robustness import Record, write_run
+from blur_lightning.report.page import report
+from blur_lightning.report.segmentations import (
     legend_html,
     read_shares,
     segmentations_html,

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import pytest
 
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import Record, write_run
-from blur_lightning.serving import ReportServer
+from blur_lightning.records.robustness import Record, write_run
+from blur_lightning.report.serving import ReportServer
 
 RECORD = Record(
     *("run", "net", "original", "photos", 9, "sharp", "sharp", 0.0, "224"),
@@ -101,7 +101,7 @@ def test_a_port_that_cannot_be_used_is_named(tmp_path):
 
 def test_the_command_serves_until_it_is_interrupted(tmp_path):
     write_run(tmp_path / "run", records=[RECORD], images={"index": [0]}, provenance={})
-    words = [sys.executable, "-c", "import sys; from blur_lightning.report import report"]
+    words = [sys.executable, "-c", "import sys; from blur_lightning.report.page import report"]
     words[-1] += "; from pathlib import Path"
     words[-1] += "; report([Path(sys.argv[1])], serve=True)"
     words += [str(tmp_path / "run")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blur_lightning.robustness import read_records
+from blur_lightning.records.robustness import read_records
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "trainer.default_root_dir"

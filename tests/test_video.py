@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_videos import moving, write_video
 
-from blur_lightning import video as module
 from blur_lightning.errors import InputError
-from blur_lightning.video import (
+from blur_lightning.wild import video as module
+from blur_lightning.wild.video import (
     UnreadableVideoError,
     count_frames,
     find_videos,

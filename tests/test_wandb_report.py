@@ -13,13 +13,13 @@ from wandb_server import ENTITY, Run
 from wandb_workspaces.reports.v2 import interface
 
 from blur_lightning.cli import main
-from blur_lightning.curves import sections_of, styles_of
 from blur_lightning.errors import InputError
-from blur_lightning.explorer import page_data
 from blur_lightning.online import RUN_ID
-from blur_lightning.report import report
-from blur_lightning.robustness import Record, write_run
-from blur_lightning.wandb_report import Place, make_report, read_place
+from blur_lightning.records.curves import sections_of, styles_of
+from blur_lightning.records.robustness import Record, write_run
+from blur_lightning.report.explorer import page_data
+from blur_lightning.report.page import report
+from blur_lightning.report.wandb_report import Place, make_report, read_place
 
 BLURS = {
     "sharp": ("sharp", 0.0),

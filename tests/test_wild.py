@@ -12,7 +12,7 @@ from small_videos import moving, texture, write_video
 from blur_lightning.cli import main
 from blur_lightning.data import PairsDataModule
 from blur_lightning.pair_layouts import find_pairs
-from blur_lightning.wild import _split
+from blur_lightning.wild.building import _split
 
 STEP = (0.6, 0.3)  # px a frame
 
@@ -186,7 +186,7 @@ def test_further_videos_change_nothing_of_the_others(build, videos, out):
 def test_a_second_run_reads_no_video(build, out, monkeypatch):
     build()
     first = contents(out)
-    monkeypatch.setattr("blur_lightning.making_pairs.read_frames", None)
+    monkeypatch.setattr("blur_lightning.wild.making_pairs.read_frames", None)
     build()
     assert contents(out) == first
 
@@ -221,8 +221,8 @@ def test_a_run_that_was_stopped_goes_on(build, out, tmp_path, monkeypatch, pictu
     with notes.open("a") as stream:
         stream.write('{"window": [3, 7')  # as a kill leaves it
     monkeypatch.setattr("gc.collect", lambda: 0)
-    judge = "blur_lightning.frame_windows.measure_motion"
-    from blur_lightning.motion import measure_motion
+    judge = "blur_lightning.wild.frame_windows.measure_motion"
+    from blur_lightning.wild.motion import measure_motion
 
     monkeypatch.setattr(judge, lambda *x, **y: measured.append(1) or measure_motion(*x, **y))
     build()

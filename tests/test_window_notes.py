@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blur_lightning.errors import InputError
-from blur_lightning.frame_windows import Window
-from blur_lightning.window_notes import Notes, read_notes, source_of, writing_notes
+from blur_lightning.wild.frame_windows import Window
+from blur_lightning.wild.window_notes import Notes, read_notes, source_of, writing_notes
 
 KEPT = Window(0, 7, 240.0, 0.5, 0.9, 1.25, 3.0, "")
 DISCARDED = Window(7, 9, None, None, None, None, None, "too much motion")

@@ -13,7 +13,7 @@ from typing_extensions import override
 from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.blur.families import number_text
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import Record
+from blur_lightning.records.robustness import Record
 from blur_lightning.tasks.adversaries import Adversary, Found, Scene
 from blur_lightning.tasks.classification import ClassificationTask
 

@@ -16,12 +16,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from blur_lightning import robustness
 from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
-from blur_lightning.measurements import Measurements
-from blur_lightning.provenance import environment
+from blur_lightning.records import robustness
+from blur_lightning.records.measurements import Measurements
+from blur_lightning.records.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
 from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.networks import (

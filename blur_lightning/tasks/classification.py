@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from blur_lightning.errors import InputError
-from blur_lightning.measures import abstention_table
-from blur_lightning.robustness import Interval
+from blur_lightning.records.measures import abstention_table
+from blur_lightning.records.robustness import Interval
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.consistency import cosine_distance, features_of, jensen_shannon
 from blur_lightning.tasks.diary import BlurDiary, Level, Table, most_problematic

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from blur_lightning import robustness
 from blur_lightning.blur import Blur
 from blur_lightning.blur.families import FAMILIES, number_text
 from blur_lightning.errors import InputError
 from blur_lightning.image_quality import peak_signal_to_noise, structural_similarity
+from blur_lightning.records import robustness
 from blur_lightning.tasks.classification import ClassificationTask
 from blur_lightning.tasks.rows import columns_of
 

@@ -11,7 +11,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from blur_lightning.before_after import write_before_after
 from blur_lightning.blur.conditions import parse_conditions
 from blur_lightning.errors import InputError
 from blur_lightning.image_quality import (
@@ -20,7 +19,8 @@ from blur_lightning.image_quality import (
     structural_similarity,
 )
 from blur_lightning.png import encode_png, read_photograph
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
+from blur_lightning.report.before_after import write_before_after
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.examples import middle_square, to_bytes
 from blur_lightning.tasks.label_maps import png_names

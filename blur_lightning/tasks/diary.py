@@ -21,8 +21,8 @@ from torch import Tensor
 from blur_lightning.blur import Blur, BlurDistribution
 from blur_lightning.blur.families import family_of
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import replacing, wilson_interval
-from blur_lightning.rounding import rounded
+from blur_lightning.records.robustness import replacing, wilson_interval
+from blur_lightning.records.rounding import rounded
 
 TABLE, SUMMARY = "diary.parquet", "diary.csv"
 # Chosen here: so many parameters are told apart, more fall into so many bins.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blur_lightning.blur import BlurDistribution
 from blur_lightning.errors import InputError
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 
 COUNT = 5  # images side by side
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from blur_lightning.images import VOID
-from blur_lightning.robustness import replacing
+from blur_lightning.records.robustness import replacing
 from blur_lightning.tasks.examples import middle_square
 from blur_lightning.voc_layout import VERDICTS, palette
 

@@ -8,14 +8,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from blur_lightning.counts import (
-    CLASSES_TABLE,
-    COUNTED,
-    TRIMAP_TABLE,
-    class_iou,
-    fraction,
-    with_interval,
-)
 from blur_lightning.images import VOID
 from blur_lightning.metrics import (
     ClassCounts,
@@ -24,7 +16,15 @@ from blur_lightning.metrics import (
     class_counts,
     trimap_counts,
 )
-from blur_lightning.robustness import Interval, bootstrap_interval
+from blur_lightning.records.counts import (
+    CLASSES_TABLE,
+    COUNTED,
+    TRIMAP_TABLE,
+    class_iou,
+    fraction,
+    with_interval,
+)
+from blur_lightning.records.robustness import Interval, bootstrap_interval
 from blur_lightning.tasks.rows import Columns
 
 

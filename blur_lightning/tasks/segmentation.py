@@ -14,7 +14,7 @@ from blur_lightning.boundaries import Boundary, trimap
 from blur_lightning.errors import InputError
 from blur_lightning.images import VOID
 from blur_lightning.metrics import MeanIoU, class_counts
-from blur_lightning.robustness import Interval, write_table
+from blur_lightning.records.robustness import Interval, write_table
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.examples import to_bytes
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map

@@ -1,0 +1,1 @@
+"""What blur does inside networks."""

@@ -1,0 +1,1 @@
+"""Sweep files, their trials, and the command that runs them."""

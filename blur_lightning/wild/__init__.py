@@ -1,0 +1,1 @@
+"""Pairs of blurry and sharp images made from videos."""

@@ -60,7 +60,7 @@ class PairsDataModule(BlurDataModule):
         held_out: Share of the training sequences that are kept for validation, in (0, 1), at least
             one; and where the folder is not split in train and test, as many for tests.
         blur: What training images are blurred with, one draw an image; beyond their own blur where
-            they are pairs.
+            they are pairs. shake100000 is camera shake of a bank of so many kernels.
         synthetic_blur: What the sharp images of training pairs are blurred with, in place of their
             blurry partners: DeblurNet-SI of Noroozi et al. 2017. None takes the partners. Tests
             are on pairs either way.

@@ -31,7 +31,7 @@ from blur_lightning.tasks.networks import (
     weights_hash,
 )
 from blur_lightning.tasks.rows import Columns, columns_of
-from blur_lightning.tasks.training import divergence, optimizers, seed_batch
+from blur_lightning.tasks.training import optimizers, seed_batch
 
 Result = TypeVar("Result")
 
@@ -119,11 +119,6 @@ class Task(LightningModule, ABC):
     @override
     def configure_optimizers(self) -> Any:
         return optimizers(self, self.optimizer, self.lr_scheduler, interval=self.lr_interval)
-
-    def check_loss(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
-        """Stop the training if the loss of a batch is no number."""
-        if not torch.isfinite(loss):
-            raise divergence(self, loss, batch["index"].tolist())
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -1,0 +1,94 @@
+"""Commands of blur_lightning as processes that begin where the imports, some 8 s of CPU, are done.
+
+A process is forked from a server that has imported what commands need and run nothing. All
+processes of one command have their own session, so that they can be ended together.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = get_context("forkserver")
+_PRELOAD = ["blur_lightning.lightning_cli", "blur_lightning.copies", "blur_lightning.doctor"]
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+
+
+class Command:
+    """One command that runs, in one process or in several that train or test together.
+
+    Args:
+        words: The command line without the program.
+        log: File that gets what it prints.
+        processes: How many; several find one another as those of torchrun do.
+        environment: Variables to set besides.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[object],
+        log: Path,
+        *,
+        processes: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        _CONTEXT.set_forkserver_preload(_PRELOAD)
+        common = {**_ENVIRONMENT, **(environment or {})}
+        if processes > 1:
+            common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+            common |= {"WORLD_SIZE": str(processes), "TORCHELASTIC_RUN_ID": "here"}
+        self.processes: list[Any] = []
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        for rank in range(processes):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+            arguments = ([str(word) for word in words], log, {**common, **own})
+            process = _CONTEXT.Process(target=_run, args=arguments)
+            process.start()
+            self.processes.append(process)
+
+    def wait(self, seconds: float = 600) -> int | None:
+        """Wait for the end of all; the first status that is not 0, or None: it still runs."""
+        alive = [process.sentinel for process in self.processes]
+        while alive:
+            ended = connection.wait(alive, timeout=seconds)
+            if not ended:
+                return None
+            alive = [sentinel for sentinel in alive if sentinel not in ended]
+        for process in self.processes:
+            process.join()
+        return next((p.exitcode for p in self.processes if p.exitcode), 0)
+
+    def end(self, number: int = signal.SIGKILL, *, first: bool = False) -> None:
+        """Send a signal to all processes with their workers, or to the first process alone."""
+        for process in self.processes[:1] if first else self.processes:
+            with suppress(ProcessLookupError):
+                if first:
+                    os.kill(process.pid, number)
+                else:
+                    os.killpg(process.pid, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _run(words: list[str], log: Path, environment: Mapping[str, str]) -> None:
+    os.setsid()
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    os.environ.update(environment)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else 0)
+    sys.argv = ["blur_lightning", *words]
+    from blur_lightning.cli import main
+
+    sys.exit(main())

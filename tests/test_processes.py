@@ -8,7 +8,6 @@ from forked import Command
 from pyarrow import parquet
 from small_runs import TASKS, TESTED, small_run
 
-from blur_lightning.records.robustness import read_records
 
 def run(verb, words, folder, *, processes=1):
     """Run a command in so many processes; its folder."""

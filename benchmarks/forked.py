@@ -1,7 +1,6 @@
 """Commands of blur_lightning as processes that begin where the imports, some 8 s of CPU, are done.
 
-A process is forked from a server that has imported what commands need and run nothing. All
-processes of one command have their own session, so that they can be ended together.
+A process is forked from a server that has imported what commands need and run nothing.
 """
 
 import os
@@ -27,6 +26,7 @@ class Command:
         log: File that gets what it prints.
         processes: How many; several find one another as those of torchrun do.
         environment: Variables to set besides.
+        folder: Where it runs; None is the current folder.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Command:
         *,
         processes: int = 1,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         _CONTEXT.set_forkserver_preload(_PRELOAD)
         common = {**_ENVIRONMENT, **(environment or {})}
@@ -47,7 +48,7 @@ class Command:
         log.parent.mkdir(parents=True, exist_ok=True)
         for rank in range(processes):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-            arguments = ([str(word) for word in words], log, {**common, **own})
+            arguments = ([str(word) for word in words], log, folder, {**common, **own})
             process = _CONTEXT.Process(target=_run, args=arguments)
             process.start()
             self.processes.append(process)
@@ -64,14 +65,22 @@ class Command:
             process.join()
         return next((p.exitcode for p in self.processes if p.exitcode), 0)
 
-    def end(self, number: int = signal.SIGKILL, *, first: bool = False) -> None:
-        """Send a signal to all processes with their workers, or to the first process alone."""
-        for process in self.processes[:1] if first else self.processes:
+    def kill(self, *, first: bool = False) -> None:
+        """Kill all processes and whatever they started, or the first process alone."""
+        own = [process.pid for process in self.processes[: 1 if first else None]]
+        below = [child for pid in own for child in descendants(pid)]
+        for pid in own if first else [*own, *below]:
             with suppress(ProcessLookupError):
-                if first:
-                    os.kill(process.pid, number)
-                else:
-                    os.killpg(process.pid, number)
+                os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those that these have."""
+    found: list[int] = []
+    with suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return [*found, *(below for child in found for below in descendants(child))]
 
 
 def _free_port() -> int:
@@ -80,8 +89,9 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _run(words: list[str], log: Path, environment: Mapping[str, str]) -> None:
-    os.setsid()
+def _run(words: list[str], log: Path, folder: Path | None, environment: Mapping[str, str]) -> None:
+    if folder:
+        os.chdir(folder)
     with log.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ def _run(words: list[str], log: Path, folder: Path | None, environment: Mapping[
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     os.environ.update(environment)
+    set_start_method("fork", force=True)  # as in a process of one's own; else workers import again
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else 0)
     sys.argv = ["blur_lightning", *words]

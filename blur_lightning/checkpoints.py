@@ -8,7 +8,7 @@ import signal
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning import LightningModule
@@ -134,11 +134,20 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         with replacing(path) as temporary:
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                _save(checkpoint, file)
             ages = [path, *(path.with_stem(f"{path.stem}-{age}") for age in range(1, self.keep))]
             for newer, older in zip(ages[-2::-1], ages[:0:-1], strict=True):
                 if newer.exists():
                     newer.replace(older)
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch's complaint about a file that a full disk cut short
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

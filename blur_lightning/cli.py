@@ -1,7 +1,9 @@
 """The command line: Lightning's own for running networks, plain functions for everything else."""
 
+import errno
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -41,6 +43,11 @@ VERBS = {
         "make pairs of blurry and sharp images from videos",
     ),
 }
+
+
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# What torch says of a process that loads images, and gloo of one that trains beside this one.
+_LOST = re.compile(r"DataLoader worker .*?(?:killed|exited unexpectedly)|Connection closed by peer")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -188,5 +195,18 @@ def _problem(error: Exception, words: Sequence[str]) -> str | None:
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     if cause is None:
-        return None
+        return _lack(error)
     return explain(cause, words) if isinstance(cause, ParseError) else str(cause)
+
+
+def _lack(error: BaseException | None) -> str | None:
+    """What the machine lacks, where that is behind an error: room on a disk, or a process."""
+    from blur_lightning.records.writing import unwritable
+
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            return str(unwritable(Path(error.filename or "a file"), error))
+        if isinstance(error, RuntimeError) and (lost := _LOST.search(str(error))):
+            return f"{lost[0]} (memory?); the same command goes on from what is kept"
+        error = error.__cause__ or error.__context__
+    return None

@@ -106,6 +106,14 @@ def resize_smaller_side(
     return resize_image(image, shape, interpolation=interpolation)
 
 
+def file_size(path: Path) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def image_files(folder: Path) -> list[Path]:
     """List the images below a folder by their endings, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)

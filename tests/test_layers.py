@@ -15,7 +15,7 @@ LAYERS = [
     {"blur", "models", "boundaries", "voc_layout", "pair_layouts", "png", "records", "online"},
     {"metrics", "image_quality", "report", "starting", "resuming", "workers"},
     {"data", "tasks", "photograph", "wild", "sweeps"},
-    {"analysis", "checkpoints", "copies", "tracking"},
+    {"analysis", "batch_norm", "checkpoints", "copies", "tracking"},
     {"trainer", "checkpoint_choice"},
     {"lightning_cli", "downloads"},
     {"doctor"},

@@ -23,7 +23,7 @@ from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import image_files, image_shape, read_image
+from blur_lightning.images import file_size, image_files, image_shape, read_image
 
 
 class FileSource:
@@ -34,8 +34,8 @@ class FileSource:
         self.names = [str(file.relative_to(root)) for file in files]
 
     def size(self, index: int) -> int:
-        """Bytes of one image's file."""
-        return self.files[index].stat().st_size
+        """Bytes of one image's file; 0 where it was removed since it was listed."""
+        return file_size(self.files[index])
 
     def shape(self, index: int) -> tuple[int, int]:
         """Rows and columns of one image, from the head of its file."""

@@ -13,7 +13,7 @@ from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import UnreadableImageError, read_image
+from blur_lightning.images import UnreadableImageError, file_size, read_image
 from blur_lightning.pair_layouts import VARIANTS, Layout, Pair, find_pairs
 
 
@@ -27,7 +27,7 @@ class PairSource(FileSource):
     @override
     def size(self, index: int) -> int:
         """Bytes of both files."""
-        return super().size(index) + self.partners[index].stat().st_size
+        return super().size(index) + file_size(self.partners[index])
 
     def sharp(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decode a sharp partner; UnreadableImageError names one that is broken or does not fit."""

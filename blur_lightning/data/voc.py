@@ -17,7 +17,7 @@ from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import UnreadableImageError
+from blur_lightning.images import UnreadableImageError, file_size
 from blur_lightning.voc_layout import (
     CLASSES,
     MASK_FOLDERS,
@@ -42,8 +42,7 @@ class VOCSource(FileSource):
     @override
     def size(self, index: int) -> int:
         """Bytes of one image's file and of its mask's, if there is one."""
-        mask = self.masks[index]
-        return super().size(index) + (mask.stat().st_size if mask.is_file() else 0)
+        return super().size(index) + file_size(self.masks[index])
 
     def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """Read the labels of one image's pixels; UnreadableImageError names a mask that is none."""

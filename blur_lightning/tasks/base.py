@@ -26,7 +26,7 @@ from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
 from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.networks import network_name, normalization, trained_mix, weights_hash
 from blur_lightning.tasks.rows import Columns, columns_of
-from blur_lightning.tasks.training import divergence, optimizers, seed_batch
+from blur_lightning.tasks.training import optimizers, seed_batch
 
 Result = TypeVar("Result")
 
@@ -114,11 +114,6 @@ class Task(LightningModule, ABC):
     @override
     def configure_optimizers(self) -> Any:
         return optimizers(self, self.optimizer, self.lr_scheduler, interval=self.lr_interval)
-
-    def check_loss(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
-        """Stop the training if the loss of a batch is no number."""
-        if not torch.isfinite(loss):
-            raise divergence(self, loss, batch["index"].tolist())
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

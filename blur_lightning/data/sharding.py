@@ -29,6 +29,7 @@ from blur_lightning.resuming import agree
 from blur_lightning.workers import BUSY, outcomes
 
 SUMS = "SHA256SUMS"
+MEGABYTE = 10**6
 
 
 class Item(NamedTuple):
@@ -86,7 +87,7 @@ def write_shards(
         assert isinstance(source, FileSource)
         agree({"fingerprint": fingerprint(source)}, out / part, [IMAGES], kind="shards")
         number = workers or len(os.sched_getaffinity(0))
-        _write_part(out / part, source, megabytes * 10**6, workers=number)
+        _write_part(out / part, source, megabytes * MEGABYTE, workers=number)
         counts[part] = len(source.names)
     written = out / MANIFEST
     if written.exists():  # other parts, by an earlier run

@@ -204,8 +204,9 @@ def open_shards(root: Path, part: str, choices: Mapping[str, Any]) -> Shards | N
     address = re.sub(r"^(\w{2,}):/+", r"\1://", str(root))
     if "://" not in address and not (root / MANIFEST).exists():
         return None
+    text = _read(address, MANIFEST)
     try:
-        manifest = json.loads(_read(address, MANIFEST))
+        manifest = json.loads(text)
         written, facts, parts = (manifest[name] for name in ("choices", "facts", "parts"))
         version = manifest["version"]
     except (ValueError, TypeError, KeyError) as error:
@@ -215,7 +216,7 @@ def open_shards(root: Path, part: str, choices: Mapping[str, Any]) -> Shards | N
     for name, value in choices.items():
         if written.get(name) != value:
             raise InputError(
-                f"data.{name}: {value}, but the shards of {address} are of {written.get(name)}; "
+                f"{name}: {value}, but the shards of {address} are of {written.get(name)}; "
                 "set that, or write others"
             )
     if part not in parts:
@@ -248,7 +249,8 @@ class Sharded:
 
     def chosen(self) -> dict[str, Any]:
         """What chooses the images, with the kind of data."""
-        return {"data": type(self).__name__} | {name: getattr(self, name) for name in self.choices}
+        own = {f"data.{name}": getattr(self, name) for name in self.choices}
+        return {"data": type(self).__name__} | own
 
 
 def _check(shard: Path, length: int) -> None:

@@ -1,8 +1,9 @@
 """Reading photographs of every kind, and resizing them."""
 
+from io import BytesIO
 from math import prod, sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -29,14 +30,32 @@ class UnreadableImageError(Exception):
     """A file is not an image, or a damaged one; the message names it."""
 
 
-def read_image(path: Path) -> np.ndarray:
+@runtime_checkable
+class ImageFile(Protocol):
+    """What holds an image: a `Path`, or a file within a shard; its text names it in errors."""
+
+    @property
+    def suffix(self) -> str:
+        """Ending of its name."""
+        ...
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """Read it whole; OSError where that fails."""
+        ...
+
+
+def read_image(path: ImageFile) -> np.ndarray:
     """Decode a photograph to uint8 (h, w, 3), upright.
 
     Grey, palette, CMYK and transparent images become RGB (transparency is dropped), 16-bit ones
     keep their upper 8 bits, of an animation the first frame counts, EXIF orientation is applied.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(path.read_bytes())) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits, which convert() would clip to white

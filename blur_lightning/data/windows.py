@@ -68,6 +68,15 @@ class PairedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class FetchingSource(Source, Protocol):
+    """Images that may be far away: those of a batch are asked for together."""
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for images that are loaded soon."""
+        ...
+
+
 class Subset:
     """Some images of a source, which keep their names and labels.
 
@@ -92,6 +101,11 @@ class Subset:
     def load(self, index: int) -> np.ndarray:
         """Decode one image."""
         return self.source.load(self.chosen[index])
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for images that are loaded soon."""
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch([self.chosen[index] for index in indices])
 
 
 def stratified(
@@ -164,6 +178,12 @@ class WindowDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.source.names)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int] | int]) -> list[dict[str, Any]]:
+        """Return the windows of a batch, whose images are asked for together."""
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch([key[1] if isinstance(key, tuple) else key for key in keys])
+        return [self[key] for key in keys]
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         """Return a sharp window, its label or mask, for (epoch, index); an index is of epoch 0."""

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from blur_lightning.errors import InputError
-from blur_lightning.images import DECODER_ERRORS, VOID, UnreadableImageError
+from blur_lightning.images import DECODER_ERRORS, VOID, UnreadableImageError, open_image
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -203,7 +202,7 @@ def read_mask(path: Path, classes: int) -> UInt8[np.ndarray, "h w"]:
 
 def _read_labels(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             if image.mode in ("RGB", "RGBA"):
                 return _decode_colours(np.asarray(image)[..., :3], path)

@@ -14,7 +14,12 @@ from torch.utils.data import Dataset
 
 from blur_lightning.blur import Capture
 from blur_lightning.blur.cutting import cut_mask, cut_window
-from blur_lightning.images import UnreadableImageError, resize_image, resized_shape
+from blur_lightning.images import (
+    MOST_PIXELS,
+    UnreadableImageError,
+    resize_image,
+    resized_shape,
+)
 
 
 @runtime_checkable
@@ -195,6 +200,7 @@ class WindowDataset(Dataset):
                 pixels["mask"] = self.masked.mask(index)
             if self.paired:
                 pixels["sharp"] = self.paired.sharp(index)
+            self._check_resizable(index, pixels["image"])
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
@@ -207,6 +213,17 @@ class WindowDataset(Dataset):
         if self.source.labels is not None:
             item["label"] = self.source.labels[index]
         return item
+
+    def _check_resizable(self, index: int, image: np.ndarray) -> None:
+        """Refuse a strip of a few pixels that would be a huge image once it is resized."""
+        rows, columns = image.shape[:2]
+        length = max((self.capture.canonical, *(self.jitter or ())))
+        height, width = resized_shape((rows, columns), length, self.capture.measure)
+        if height * width > max(MOST_PIXELS, rows * columns):
+            raise UnreadableImageError(
+                f"{self.source.names[index]}: {columns}x{rows} pixels would be {width}x{height} at "
+                f"the scale of {length}, more than {MOST_PIXELS // 10**6} megapixels"
+            )
 
     def _cut(
         self,

@@ -124,12 +124,12 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        self._training = self._loader("train")
-        self._training.load_state_dict(self._position)
-        assert self.trainer is not None
-        self._training.correct(self.trainer.fit_loop.epoch_loop.batch_progress.current)
-        self._position = {}
-        return self._training
+        loader = self._training = self._loader("train")
+        position, self._position = self._position, {}
+        if position and self.trainer:
+            loader.load_state_dict(position)
+            loader.correct(self.trainer.fit_loop.epoch_loop.batch_progress.current)
+        return loader
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ LIGHTNING_VERBS = {
     "fit": "train a network on a mix of blurs, then test it under each condition",
     "validate": "validate a network under the mix that it is trained on",
     "test": "test a network under each condition: robustness.csv in the run's folder",
-    "predict": "predict the classes of unlabelled photographs: predictions.csv",
+    "predict": "predict the classes of photographs, and how blurry they are: predictions.csv",
 }
 ANALYSES = {
     "invariance": "layer by layer, how far each blur moves what a network computes",

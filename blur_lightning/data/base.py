@@ -19,6 +19,7 @@ from typing_extensions import override
 from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
 from blur_lightning.blur.conditions import check_reach
+from blur_lightning.blur_estimate import estimate_blur
 from blur_lightning.data.batches import (
     KeyedLoader,
     KeyedSampler,
@@ -264,6 +265,7 @@ class BlurDataModule(LightningDataModule, ABC):
             seed=self.seed,
             jitter=self.jitter if training else None,
             flip=self.flip,
+            estimate=estimate_blur if split == "predict" else None,
         )
         indices = self._unmeasured(split)
         process = {"rank": self.trainer.global_rank, "processes": self.trainer.world_size}

@@ -185,11 +185,13 @@ def canonical_shapes(
 def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Make a batch of the images that could be read; `unreadable` maps the others to their error.
 
-    A batch of which nothing could be read has no `image`.
+    A batch of which nothing could be read has no `image`. Estimates stay a list.
     """
     unreadable = {item["index"]: item["unreadable"] for item in items if "unreadable" in item}
     readable = [item for item in items if "unreadable" not in item]
-    return {**(default_collate(readable) if readable else {}), "unreadable": unreadable}
+    estimates = [item.pop("estimate") for item in readable if "estimate" in item]
+    batch = default_collate(readable) if readable else {}
+    return batch | ({"estimate": estimates} if estimates else {}) | {"unreadable": unreadable}
 
 
 def loader_options(workers: int) -> dict[str, Any]:

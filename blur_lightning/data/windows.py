@@ -4,7 +4,7 @@ Every item is a function of (seed, epoch, index), so workers and processes need 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -164,6 +164,7 @@ class WindowDataset(Dataset):
             window of an image at the canonical scale, or the whole of it where the capture's crop
             is that.
         flip: Mirror half of the images where there is a jitter.
+        estimate: What is told of the whole of each image besides, from its pixels; None is nothing.
     """
 
     def __init__(
@@ -175,11 +176,12 @@ class WindowDataset(Dataset):
         seed: int = 0,
         jitter: Sequence[int] | None = None,
         flip: bool = True,
+        estimate: Callable[[np.ndarray], Any] | None = None,
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
         self.masked = source if isinstance(source, MaskedSource) else None
         self.paired = source if isinstance(source, PairedSource) else None
-        self.seed, self.jitter, self.flip = seed, jitter, flip
+        self.seed, self.jitter, self.flip, self.estimate = seed, jitter, flip, estimate
 
     def __len__(self) -> int:
         return len(self.source.names)
@@ -205,6 +207,8 @@ class WindowDataset(Dataset):
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
         item: dict[str, Any] = {"epoch": epoch, "index": index}
+        if self.estimate is not None:
+            item["estimate"] = self.estimate(pixels["image"])
         if self.jitter is None:
             capture = self.capture
             item |= self._cut(pixels, capture.canonical, scale=min(capture.scales))

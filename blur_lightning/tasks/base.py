@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from blur_lightning.records.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
 from blur_lightning.tasks.freezing import freeze as freeze_blocks
 from blur_lightning.tasks.networks import network_name, normalization, trained_mix, weights_hash
+from blur_lightning.tasks.predictions import write_predictions
 from blur_lightning.tasks.rows import Columns, columns_of
 from blur_lightning.tasks.training import optimizers, seed_batch
 
@@ -213,11 +215,12 @@ class Task(LightningModule, ABC):
 
     @override
     def on_predict_epoch_end(self) -> None:
-        path = self.run_folder / "predictions.csv"
-        self._collected(lambda: robustness.write_table(path, self._predictions()))
+        source = self.datamodule.sources["predict"]
+        write = partial(write_predictions, self.run_folder, source, self.measurements)
+        text = self._collected(lambda: write(map(str, self.conditions)))
         if self.trainer.is_global_zero:
             self.measurements.remove()
-            print(f"written: {path}")
+            print(text)
 
     def _records(self) -> list[robustness.Record]:
         """Summarise what was measured, a condition at a time."""
@@ -235,13 +238,6 @@ class Task(LightningModule, ABC):
                 scale=self.datamodule.test_capture.scale_name,
             )
         return records
-
-    def _predictions(self) -> Iterable[Columns]:
-        names = self.datamodule.sources["predict"].names
-        for condition in self.conditions:
-            columns = self.measurements.rows(str(condition))
-            files = np.array([names[index] for index in columns.pop("index")], dtype=object)
-            yield {"file": files, **columns}
 
     def _collected(self, collect: Callable[[], Result]) -> Result:
         """Let the first process collect what all have measured, and tell all the result."""

@@ -22,6 +22,10 @@ from blur_lightning.tasks.training import learn_from
 class ClassificationTask(Task):
     """Train a classifier on a mix of blurs and test it under each of a list of blurs.
 
+    Predictions are rows of predictions.csv: the five best classes of each photograph, the
+    confidence in the first, and how blurry it is (see `blur_estimate`); blurriness.html shows the
+    photographs, the blurriest first, and suggests a mix to train on.
+
     Args:
         net: Any network from images to logits by its class path: timm.create_model with
             model_name, torchvision.models.vgg16, your own module.

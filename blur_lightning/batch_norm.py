@@ -24,7 +24,7 @@ class SyncedBatchNorm(LayerSync):
     def apply(self, model: nn.Module) -> nn.Module:
         for module in model.modules():
             if isinstance(module, _BatchNorm):
-                module.forward = partial(_normalized, module)
+                vars(module)["forward"] = partial(_normalized, module)
         return model
 
     @override

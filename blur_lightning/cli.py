@@ -38,6 +38,7 @@ VERBS = {
     ),
     "doctor": ("blur_lightning.doctor:doctor", "say what is here and what experiments need"),
     "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
+    "shard": ("blur_lightning.data.sharding:write_shards", "write a data set as few large files"),
     "build-wild": (
         "blur_lightning.wild.building:build_wild",
         "make pairs of blurry and sharp images from videos",
@@ -121,7 +122,8 @@ def _call(target: str, words: Sequence[str]) -> Any:
         several = "+" if path.default is path.empty else "*"
         number: Any = {} if path.annotation is Path else {"nargs": several}
         parser.add_argument(path.name, type=Path, help=about[path.name], **number)
-    parser.add_function_arguments(function, skip={path.name for path in paths}, as_group=False)
+    named = {path.name for path in paths}
+    parser.add_function_arguments(function, skip=named, as_group=False, sub_configs=True)
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
     options = [
         f"{word}=true" if word in flags and following not in ("true", "false") else word

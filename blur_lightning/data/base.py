@@ -127,6 +127,8 @@ class BlurDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         self._training = self._loader("train")
         self._training.load_state_dict(self._position)
+        assert self.trainer is not None
+        self._training.correct(self.trainer.fit_loop.epoch_loop.batch_progress.current)
         self._position = {}
         return self._training
 

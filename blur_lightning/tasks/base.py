@@ -24,12 +24,7 @@ from blur_lightning.records.measurements import Measurements
 from blur_lightning.records.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
 from blur_lightning.tasks.freezing import freeze as freeze_blocks
-from blur_lightning.tasks.networks import (
-    network_name,
-    normalization,
-    trained_mix,
-    weights_hash,
-)
+from blur_lightning.tasks.networks import network_name, normalization, trained_mix, weights_hash
 from blur_lightning.tasks.rows import Columns, columns_of
 from blur_lightning.tasks.training import optimizers, seed_batch
 
@@ -211,7 +206,7 @@ class Task(LightningModule, ABC):
             )
             assert self._examples
             self._examples.publish(self.run_folder / "examples")
-            self.measurements.remove()
+            self.forget_measurements()
             for logger in self.loggers:
                 if hasattr(logger, "log_test"):
                     logger.log_test(self.run_folder, records)
@@ -259,6 +254,10 @@ class Task(LightningModule, ABC):
                 raise InputError("data: none of the images could be read")
             collected = collect()
         return self.trainer.strategy.broadcast(collected)  # type: ignore[return-value]
+
+    def forget_measurements(self) -> None:
+        """Remove what a test has measured, once its records are written."""
+        self.measurements.remove()
 
     @property
     def measurements(self) -> Measurements:

@@ -122,7 +122,7 @@ def _call(target: str, words: Sequence[str]) -> Any:
         several = "+" if path.default is path.empty else "*"
         number: Any = {} if path.annotation is Path else {"nargs": several}
         parser.add_argument(path.name, type=Path, help=about[path.name], **number)
-    named = {path.name for path in paths}
+    named: set[str | int] = {path.name for path in paths}
     parser.add_function_arguments(function, skip=named, as_group=False, sub_configs=True)
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
     options = [

@@ -1,5 +1,6 @@
 """Reading photographs of every kind, and resizing them."""
 
+import os
 import warnings
 from io import BytesIO
 from math import prod, sqrt
@@ -50,6 +51,10 @@ class ImageFile(Protocol):
 
     def is_file(self) -> bool:
         """Whether it is there."""
+        ...
+
+    def stat(self) -> os.stat_result:
+        """Its size; OSError where there is none."""
         ...
 
     def read_bytes(self) -> bytes:
@@ -143,7 +148,7 @@ def resize_smaller_side(
     return resize_image(image, shape, interpolation=interpolation)
 
 
-def file_size(path: Path) -> int:
+def file_size(path: ImageFile) -> int:
     """Bytes of a file; 0 where it is gone."""
     try:
         return path.stat().st_size

@@ -14,13 +14,8 @@ from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.shards import Sharded, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-<<<<<<< HEAD
 from blur_lightning.images import UnreadableImageError, file_size, read_image
-from blur_lightning.pair_layouts import VARIANTS, Layout, Pair, find_pairs
-=======
-from blur_lightning.images import UnreadableImageError, read_image
 from blur_lightning.pair_layouts import VARIANTS, Layout, Part, find_pairs
->>>>>>> 263bd227b6c235395b465a3a4311de2725cd2130
 
 
 class PairSource(FileSource):

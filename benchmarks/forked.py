@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = get_context("forkserver")
-_PRELOAD = ["blur_lightning.lightning_cli", "blur_lightning.copies", "blur_lightning.doctor"]
+_PRELOAD = [
+    "__main__",
+    "blur_lightning.lightning_cli",
+    "blur_lightning.copies",
+    "blur_lightning.doctor",
+]
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
 
 

@@ -159,10 +159,10 @@ class Trainer(lightning.Trainer):
         return found
 
     def _say_what_was_left_out(self) -> None:
-        """Of the images of this process; `data.skip_unreadable` left them out."""
+        """Images that `data.skip_unreadable` left out."""
         data = getattr(self, "datamodule", None)
         problems = sorted(getattr(data, "unreadable", ()))
-        if problems:
+        if problems and self.is_global_zero:
             print(f"left out: {len(problems):,} images that cannot be read", *problems, sep="\n  ")
 
     def invariance(

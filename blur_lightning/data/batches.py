@@ -3,10 +3,12 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, default_collate
 from typing_extensions import override
 
@@ -192,6 +194,35 @@ def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     estimates = [item.pop("estimate") for item in readable if "estimate" in item]
     batch = default_collate(readable) if readable else {}
     return batch | ({"estimate": estimates} if estimates else {}) | {"unreadable": unreadable}
+
+
+def unmeasured(trainer: Trainer, split: str, count: int) -> list[int]:
+    """Images of a split that an interrupted test has not measured yet.
+
+    Args:
+        trainer: Whose test.
+        split: Other splits than those of a test or a prediction are whole.
+        count: Images in the split.
+    """
+    module: Any = trainer.lightning_module
+    everything = list(range(count))
+    if split not in ("test", "predict") or not hasattr(module, "measured_before"):
+        return everything
+    measured = module.measured_before()
+    if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
+        return everything  # so many batches from the first one on
+    rest = [index for index in everything if index not in measured]
+    # A process without any would never come to the end, where all meet.
+    return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))
+
+
+def in_all_processes(found: set[str]) -> set[str]:
+    """Union of what all processes have found; all must ask."""
+    if not torch.distributed.is_initialized():
+        return found
+    parts = [found] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, found)
+    return set[str]().union(*parts)
 
 
 def loader_options(workers: int) -> dict[str, Any]:

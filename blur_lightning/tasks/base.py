@@ -198,6 +198,8 @@ class Task(LightningModule, ABC):
             {f"test/{r.condition}/{r.metric}": r.value for r in records}, rank_zero_only=True
         )
         if self.trainer.is_global_zero:
+            if self._key() != self.measurements.key:
+                raise InputError("data: images changed during the test; give the command again")
             robustness.write_run(
                 self.run_folder,
                 records=records,
@@ -241,7 +243,7 @@ class Task(LightningModule, ABC):
 
     def _collected(self, collect: Callable[[], Result]) -> Result:
         """Let the first process collect what all have measured, and tell all the result."""
-        self.trainer.strategy.barrier()
+        self.datamodule.all_unreadable()  # a barrier, too
         collected = None
         if self.trainer.is_global_zero:
             if not self.measurements.indices():

@@ -230,7 +230,7 @@ def test_the_papers_cells_name_the_network_as_records_do(drop):
         ),
         (
             ["--model.net.net", "timm.create_model", "--model.net.net.model_name", "test_resnet"],
-            "model.net.net: ResNet has no sequence of tokens",
+            "model.net.net: ResNet is neither a VisionTransformer nor an Eva of timm",
         ),
         (
             [*VIT, "--data.capture.crop", "60"],

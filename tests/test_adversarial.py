@@ -202,6 +202,12 @@ def test_half_precision_trains_a_predictor_that_a_test_finds_in_the_checkpoint(t
     assert same == error
 
 
+def test_a_predictor_that_no_fit_trained_is_refused(tmp_path, capsys):
+    assert main(fitted(tmp_path, *PREDICTED, "--model.budgets", "[20]", verb="test")) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: model.adversary: its predicted kernel was trained on nothing")
+
+
 def test_fit_needs_a_budget_and_a_blur(tmp_path, capsys):
     assert main(fitted(tmp_path, *WORST[:2])) == 2
     assert "error: model.budget: fit needs one" in capsys.readouterr().err

@@ -145,6 +145,15 @@ class AdversarialBlurTask(ClassificationTask):
         self.conditions = [*self._blurs, *([] if training else self.attacks)]
 
     @override
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        if self.attacks and not getattr(self.adversary, "trained", True):
+            raise InputError(
+                f"model.adversary: its {self.adversary.label} was trained on nothing; give the "
+                "checkpoint of the fit that trained it to --ckpt_path"
+            )
+
+    @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         self.trained_on += f", {self.adversary.label} within {self.budget:g}"

@@ -198,7 +198,7 @@ def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> Non
             spec.init_args[name] = parameters[name].default
 
 
-def _network_name(spec: Namespace, net: nn.Module) -> str:
+def _network_name(spec: Namespace, net: Any) -> str:
     """Tell networks apart that are of one class: resnet18 and resnet34 are both a ResNet."""
     arguments, made_by = spec.get("init_args", {}), spec.class_path.rpartition(".")[-1]
     if isinstance(arguments.get("net"), Namespace):

@@ -20,7 +20,6 @@ from lightning import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 from typing_extensions import override
 
 from blur_lightning.checkpoint_choice import checkpoint_to_use, read_weights

@@ -166,7 +166,7 @@ def meet(inputs: Path, work: Path, only: str = "") -> dict[str, str]:
     }
     if mishaps.may_mount():
         happen["a disk takes nothing"] = (fit, mishaps.read_only, {})
-        for room in (8, 40, 90, 200):
+        for room in (8, 40, 60, 90):
             happen[f"a disk has room for {room} KiB"] = (
                 fit,
                 mishaps.full_disk,

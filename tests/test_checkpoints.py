@@ -145,6 +145,14 @@ def test_a_fit_with_other_settings_goes_on_to_the_same_weights(tmp_path, whole, 
         )
 
 
+def test_averaged_weights_are_tested_also_where_only_the_test_is_left(tmp_path, whole):
+    average = ("--trainer.ema", 0.9)
+    more = (*average, *ended(step=9, number=signal.SIGTERM, during="test"))
+    assert main(words(tmp_path / "run", *more)) == 143
+    assert main(words(tmp_path / "run", *more)) == 0
+    assert_same(tmp_path / "run", whole(*average))
+
+
 def test_a_finished_fit_and_one_of_other_settings_begin_anew(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(words(folder, *ended(step=3, number=signal.SIGTERM))) == 143

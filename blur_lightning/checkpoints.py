@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from blur_lightning.errors import Terminated
 from blur_lightning.records.robustness import replacing
+from blur_lightning.tasks.networks import network_facts
 
 FOLDER, LAST = "checkpoints", "last.ckpt"
 # Near the end of an epoch, as a long validation may follow, a checkpoint is no older (s).
@@ -82,10 +83,16 @@ class SaveAndLeave(Callback):
         self._agreed = int(trainer.strategy.reduce(known, reduce_op="max"))
         # After the last batch Lightning would go on with the next epoch, without a validation.
         if self._agreed and self.path is not None and rest:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # the optimiser's state too
             for logger in trainer.loggers:  # rows that it holds back would be lost with the process
                 logger.save()
             self._written = time.monotonic()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["network"] = network_facts(pl_module)
 
     @override
     def on_train_batch_start(self, *_: Any) -> None:  # when the batch before is logged
@@ -139,6 +146,13 @@ class CheckpointFiles(TorchCheckpointIO):
             for newer, older in zip(ages[-2::-1], ages[:0:-1], strict=True):
                 if newer.exists():
                     newer.replace(older)
+
+    @override
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        # Whatever Lightning asks for: anything else than tensors and plain values may run code.
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

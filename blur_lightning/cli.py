@@ -30,6 +30,10 @@ VERBS = {
         "blur_lightning.records.comparison:compare",
         "tell whether two runs differ, image by image",
     ),
+    "export": (
+        "blur_lightning.exporting:export",
+        "write the network of a checkpoint as safetensors",
+    ),
     "sweep": (
         "blur_lightning.sweeps.running:sweep",
         "run all trials of sweep files on this machine",

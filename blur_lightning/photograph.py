@@ -110,8 +110,8 @@ def read_depth(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             # Mapped: a header may tell of more than the file has, or memory.
-                depth = np.load(path, mmap_mode="r", allow_pickle=False)
-                needed = "floats, metres"
+            depth = np.load(path, mmap_mode="r", allow_pickle=False)
+            needed = "floats, metres"
             fits = isinstance(depth, np.ndarray) and depth.dtype.kind == "f"
         else:
             with open_image(path) as image:
@@ -197,8 +197,8 @@ def _check_resizable(source: Path, whole: np.ndarray, canonical: int) -> None:
     if max(height, width) > _RATIO * min(height, width) or rows * columns > MOST_PIXELS:
         raise UnreadableImageError(
             f"{source}: {width} x {height} pixels would be {columns} x {rows} at --canonical "
-            f"{canonical}, beyond 1:{_RATIO} or {MOST_PIXELS // 10**6} megapixels; --canonical null "
-            "keeps its size"
+            f"{canonical}, beyond 1:{_RATIO} or {MOST_PIXELS // 10**6} megapixels; "
+            "--canonical null keeps its size"
         )
 
 

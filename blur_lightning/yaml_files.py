@@ -48,9 +48,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def _count(value: Any, known: dict[int, float]) -> float:
     """Values in a value, those behind an alias each time; infinite where one holds itself."""
     if not isinstance(value, dict | list):
-        return 1
+        return 1.0
     if id(value) not in known:
         known[id(value)] = inf  # until it is counted
         inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(each, known) for each in inner)
+        known[id(value)] = 1.0 + sum(_count(each, known) for each in inner)
     return known[id(value)]

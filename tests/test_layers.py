@@ -13,8 +13,9 @@ LAYERS = [
     {"errors", "__init__"},
     {"yaml_files"},
     {"images", "parsing", "tiles"},
+    {"weights"},
     {"blur", "models", "boundaries", "voc_layout", "pair_layouts", "png", "records", "online"},
-    {"metrics", "image_quality", "report", "starting", "resuming", "workers"},
+    {"metrics", "image_quality", "report", "starting", "exporting", "resuming", "workers"},
     {"data", "tasks", "photograph", "wild", "sweeps"},
     {"analysis", "checkpoints", "copies", "tracking"},
     {"trainer", "checkpoint_choice"},
@@ -80,7 +81,12 @@ def test_reports_and_records_need_no_torch():
     light = [ROOT / f"{module}.py" for module in ("cli", "copies", "doctor", "downloads", "images")]
     light += [ROOT / f"{module}.py" for module in ("online", "parsing", "photograph", "resuming")]
     light += [ROOT / f"{module}.py" for module in ("pair_layouts", "starting", "voc_layout")]
-    light += [ROOT / "workers.py", ROOT / "yaml_files.py", ROOT / "analysis" / "invariance_page.py"]
+    light += [
+        ROOT / "workers.py",
+        ROOT / "yaml_files.py",
+        ROOT / "exporting.py",
+        ROOT / "analysis" / "invariance_page.py",
+    ]
     for package in ("records", "report", "sweeps", "wild"):
         light += (ROOT / package).glob("*.py")
     for module in light:

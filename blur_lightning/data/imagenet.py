@@ -34,8 +34,9 @@ class FileSource:
         self.names = [str(file.relative_to(root)) for file in files]
 
     def size(self, index: int) -> int:
-        """Bytes of one image's file."""
-        return self.files[index].stat().st_size
+        """Bytes of one image's file; 0 where a link leads to none."""
+        file = self.files[index]
+        return file.stat().st_size if file.is_file() else 0
 
     def shape(self, index: int) -> tuple[int, int]:
         """Rows and columns of one image, from the head of its file."""
@@ -139,7 +140,7 @@ class ImageNetDataModule(BlurDataModule):
         for class_folder in class_folders:
             if class_folder.name not in known:
                 raise InputError(f"{class_folder}: {advice}")
-        self.num_classes = len(known)
+        self.num_classes, self.class_names = len(known), tuple(known)
         return known
 
     def _flat(self, folder: Path) -> Source:

@@ -27,7 +27,8 @@ class PairSource(FileSource):
     @override
     def size(self, index: int) -> int:
         """Bytes of both files."""
-        return super().size(index) + self.partners[index].stat().st_size
+        partner = self.partners[index]
+        return super().size(index) + (partner.stat().st_size if partner.is_file() else 0)
 
     def sharp(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decode a sharp partner; UnreadableImageError names one that is broken or does not fit."""

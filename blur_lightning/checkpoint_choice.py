@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from blur_lightning.checkpoints import FOLDER, LAST, newest
 from blur_lightning.errors import InputError
 from blur_lightning.models.finetuned import check_same_network
+from blur_lightning.records.measurements import FOLDER as MEASURED
 from blur_lightning.records.robustness import RECORDS
 from blur_lightning.weights import check_finite, read_checkpoint
 
@@ -92,6 +93,8 @@ def _is_unfinished(
     if ours != theirs:
         return False
     if tests:
+        if (folder / MEASURED).exists():  # the second of two tests did not end
+            return True
         return not records.exists() or records.stat().st_mtime < last.stat().st_mtime
     path, _ = newest(folder / FOLDER)
     trained = 0 if path is None else _epochs(read_checkpoint(path, argument="ckpt_path"))

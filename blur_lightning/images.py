@@ -1,9 +1,11 @@
 """Reading photographs of every kind, and resizing them."""
 
+import os
 import warnings
+from io import BytesIO
 from math import prod, sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -38,14 +40,38 @@ class UnreadableImageError(Exception):
     """A file is not an image, or a damaged one; the message names it."""
 
 
-def open_image(path: Path) -> Image.Image:
+@runtime_checkable
+class ImageFile(Protocol):
+    """What holds an image: a `Path`, or a file within a shard; its text names it in errors."""
+
+    @property
+    def suffix(self) -> str:
+        """Ending of its name."""
+        ...
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        ...
+
+    def stat(self) -> os.stat_result:
+        """Its size; OSError where there is none."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """Read it whole; OSError where that fails."""
+        ...
+
+
+def open_image(path: ImageFile) -> Image.Image:
     """Open a photograph without decoding it; one of `DECODER_ERRORS` where it is none."""
+    if not isinstance(path, Path):
+        return Image.open(BytesIO(path.read_bytes()), formats=FORMATS)
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise OSError("not a file")
     return Image.open(path, formats=FORMATS)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: ImageFile) -> np.ndarray:
     """Decode a photograph to uint8 (h, w, 3), upright.
 
     Grey, palette, CMYK and transparent images become RGB (transparency is dropped), 16-bit ones
@@ -120,6 +146,14 @@ def resize_smaller_side(
     """Resize a uint8 (h, w, 3) image so that its smaller side is `side`, antialiased."""
     shape = resized_shape((image.shape[0], image.shape[1]), side)
     return resize_image(image, shape, interpolation=interpolation)
+
+
+def file_size(path: ImageFile) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from blur_lightning.yaml_files import read_yaml
 
 FILES = [HealthCheck.function_scoped_fixture]  # the folder of a test holds one file at a time
 quick = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=FILES)
-long = settings(max_examples=3000, derandomize=False, deadline=None, suppress_health_check=FILES)
+long = settings(max_examples=1000, derandomize=False, deadline=None, suppress_health_check=FILES)
 
 # What the grammar is made of, in any order.
 PIECES = (

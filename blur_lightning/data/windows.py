@@ -4,7 +4,7 @@ Every item is a function of (seed, epoch, index), so workers and processes need 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -73,6 +73,15 @@ class PairedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class FetchingSource(Source, Protocol):
+    """Images that may be far away: those of a batch are asked for together."""
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for images that are loaded soon."""
+        ...
+
+
 class Subset:
     """Some images of a source, which keep their names and labels.
 
@@ -97,6 +106,11 @@ class Subset:
     def load(self, index: int) -> np.ndarray:
         """Decode one image."""
         return self.source.load(self.chosen[index])
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for images that are loaded soon."""
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch([self.chosen[index] for index in indices])
 
 
 def stratified(
@@ -150,6 +164,7 @@ class WindowDataset(Dataset):
             window of an image at the canonical scale, or the whole of it where the capture's crop
             is that.
         flip: Mirror half of the images where there is a jitter.
+        estimate: What is told of the whole of each image besides, from its pixels; None is nothing.
     """
 
     def __init__(
@@ -161,14 +176,21 @@ class WindowDataset(Dataset):
         seed: int = 0,
         jitter: Sequence[int] | None = None,
         flip: bool = True,
+        estimate: Callable[[np.ndarray], Any] | None = None,
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
         self.masked = source if isinstance(source, MaskedSource) else None
         self.paired = source if isinstance(source, PairedSource) else None
-        self.seed, self.jitter, self.flip = seed, jitter, flip
+        self.seed, self.jitter, self.flip, self.estimate = seed, jitter, flip, estimate
 
     def __len__(self) -> int:
         return len(self.source.names)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int] | int]) -> list[dict[str, Any]]:
+        """Return the windows of a batch, whose images are asked for together."""
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch([key[1] if isinstance(key, tuple) else key for key in keys])
+        return [self[key] for key in keys]
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         """Return a sharp window, its label or mask, for (epoch, index); an index is of epoch 0."""
@@ -185,6 +207,8 @@ class WindowDataset(Dataset):
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
         item: dict[str, Any] = {"epoch": epoch, "index": index}
+        if self.estimate is not None:
+            item["estimate"] = self.estimate(pixels["image"])
         if self.jitter is None:
             capture = self.capture
             item |= self._cut(pixels, capture.canonical, scale=min(capture.scales))

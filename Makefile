@@ -144,6 +144,7 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	cp $(DEMO)/invariance/invariance.csv docs/invariance_scenes.csv
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
+	$(VENV)/bin/python benchmarks/tokens.py --batch 4 --out docs/speed_tokens.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
 	cp runs/critical_blur/critical_blur.csv docs/critical_blur.csv
 	$(VENV)/bin/python benchmarks/claims.py runs/$(SWEEP) \

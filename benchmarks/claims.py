@@ -229,7 +229,7 @@ def read_runs(paths: Sequence[Path], study: Study) -> dict[tuple[int, str], Path
         other = networks.setdefault((record.model, record.dataset), folder)
         if len(networks) > 1:
             raise InputError(f"{folder}: another network or data set than in {other}; check alone")
-        key = (_seed(folder / PROVENANCE), record.trained_on)
+        key = (seed_of(folder / PROVENANCE), record.trained_on)
         if folders.setdefault(key, folder) != folder:
             raise InputError(
                 f"{folder}: seed {key[0]} and mix {key[1]}, as in {folders[key]}; name one of them"
@@ -247,7 +247,8 @@ def read_runs(paths: Sequence[Path], study: Study) -> dict[tuple[int, str], Path
     return folders
 
 
-def _seed(file: Path) -> int:
+def seed_of(file: Path) -> int:
+    """Seed of the run whose provenance a file holds; InputError if it tells none."""
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -145,7 +145,7 @@ def direction(lines: Float[np.ndarray, "directions lengths"]) -> float:
 def model() -> dict[str, Any]:
     """The weights, the grid of blurs, what they were trained on and their errors."""
     text = Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
+    return json.loads(text)
 
 
 @cache

@@ -13,6 +13,7 @@ from blur_lightning.checkpoints import FOLDER, LAST, newest
 from blur_lightning.errors import InputError
 from blur_lightning.models.finetuned import check_same_network
 from blur_lightning.parsing import one_line
+from blur_lightning.records.measurements import FOLDER as MEASURED
 from blur_lightning.records.robustness import RECORDS
 
 
@@ -97,6 +98,8 @@ def _is_unfinished(
     if ours != theirs:
         return False
     if tests:
+        if (folder / MEASURED).exists():  # the second of two tests did not end
+            return True
         return not records.exists() or records.stat().st_mtime < last.stat().st_mtime
     path, _ = newest(folder / FOLDER)
     trained = 0 if path is None else _epochs(torch.load(path, "meta", weights_only=True))

@@ -1,7 +1,9 @@
 """The command line: Lightning's own for running networks, plain functions for everything else."""
 
+import errno
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -36,11 +38,17 @@ VERBS = {
     ),
     "doctor": ("blur_lightning.doctor:doctor", "say what is here and what experiments need"),
     "blur": ("blur_lightning.copies:write_copies", "write blurred copies of photographs"),
+    "shard": ("blur_lightning.data.sharding:write_shards", "write a data set as few large files"),
     "build-wild": (
         "blur_lightning.wild.building:build_wild",
         "make pairs of blurry and sharp images from videos",
     ),
 }
+
+
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# What torch says of a process that loads images, and gloo of one that trains beside this one.
+_LOST = re.compile(r"DataLoader worker .*?(?:killed|exited unexpectedly)|Connection closed by peer")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -114,7 +122,8 @@ def _call(target: str, words: Sequence[str]) -> Any:
         several = "+" if path.default is path.empty else "*"
         number: Any = {} if path.annotation is Path else {"nargs": several}
         parser.add_argument(path.name, type=Path, help=about[path.name], **number)
-    parser.add_function_arguments(function, skip={path.name for path in paths}, as_group=False)
+    named: set[str | int] = {path.name for path in paths}
+    parser.add_function_arguments(function, skip=named, as_group=False, sub_configs=True)
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
     options = [
         f"{word}=true" if word in flags and following not in ("true", "false") else word
@@ -188,5 +197,18 @@ def _problem(error: Exception, words: Sequence[str]) -> str | None:
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     if cause is None:
-        return None
+        return _lack(error)
     return explain(cause, words) if isinstance(cause, ParseError) else str(cause)
+
+
+def _lack(error: BaseException | None) -> str | None:
+    """What the machine lacks, where that is behind an error: room on a disk, or a process."""
+    from blur_lightning.records.writing import unwritable
+
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            return str(unwritable(Path(error.filename or "a file"), error))
+        if isinstance(error, RuntimeError) and (lost := _LOST.search(str(error))):
+            return f"{lost[0]} (memory?); the same command goes on from what is kept"
+        error = error.__cause__ or error.__context__
+    return None

@@ -10,14 +10,20 @@ Sources: Everingham et al. 2015 (IJCV 111, 98-136) for VOC2012; Hariharan et al.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from blur_lightning.errors import InputError
-from blur_lightning.images import DECODER_ERRORS, VOID, UnreadableImageError
+from blur_lightning.images import (
+    DECODER_ERRORS,
+    VOID,
+    ImageFile,
+    UnreadableImageError,
+    open_image,
+)
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -184,7 +190,7 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
     return np.bitwise_or.reduce(bits).astype(np.uint8)
 
 
-def read_mask(path: Path, classes: int) -> UInt8[np.ndarray, "h w"]:
+def read_mask(path: ImageFile, classes: int) -> UInt8[np.ndarray, "h w"]:
     """Read the labels of a mask; UnreadableImageError names a file that is no such mask.
 
     Args:
@@ -201,9 +207,9 @@ def read_mask(path: Path, classes: int) -> UInt8[np.ndarray, "h w"]:
     return labels.astype(np.uint8)
 
 
-def _read_labels(path: Path) -> np.ndarray:
+def _read_labels(path: ImageFile) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             if image.mode in ("RGB", "RGBA"):
                 return _decode_colours(np.asarray(image)[..., :3], path)
@@ -216,7 +222,7 @@ def _read_labels(path: Path) -> np.ndarray:
         raise UnreadableImageError(f"{path}: cannot be read as a mask ({error})") from error
 
 
-def _decode_colours(colours: np.ndarray, path: Path) -> np.ndarray:
+def _decode_colours(colours: np.ndarray, path: ImageFile) -> np.ndarray:
     """Labels of VOC's colours."""
     weights = np.array([1 << 16, 1 << 8, 1])
     known = palette() @ weights
@@ -230,10 +236,10 @@ def _decode_colours(colours: np.ndarray, path: Path) -> np.ndarray:
     return labels
 
 
-def _read_matlab(path: Path) -> np.ndarray:
+def _read_matlab(path: ImageFile) -> np.ndarray:
     from scipy.io import loadmat  # only SBD's masks need it
 
     try:
-        return np.asarray(loadmat(path)["GTcls"][0]["Segmentation"][0])
+        return np.asarray(loadmat(BytesIO(path.read_bytes()))["GTcls"][0]["Segmentation"][0])
     except Exception as error:  # SciPy's readers fail on foreign files in many ways
         raise UnreadableImageError(f"{path}: cannot be read as a mask of SBD ({error})") from error

@@ -1,6 +1,21 @@
+from types import SimpleNamespace
+
 import numpy as np
 
-from blur_lightning.data.batches import KeyedSampler, ShapeBatches, collate_readable
+from blur_lightning.data.batches import KeyedLoader, KeyedSampler, ShapeBatches, collate_readable
+
+
+class Indices:
+    """A data set whose images are their own numbers."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        return key[1]
 
 
 def test_a_sampler_yields_every_index_once_over_all_processes():
@@ -31,6 +46,39 @@ def test_training_is_shuffled_anew_in_each_epoch_and_alike_on_all_processes():
 def test_processes_take_as_many_training_steps():
     samplers = [KeyedSampler(range(13), seed=0, rank=rank, processes=3) for rank in range(3)]
     assert [len(list(sampler)) for sampler in samplers] == [len(s) for s in samplers] == [4, 4, 4]
+
+
+def test_any_number_of_processes_goes_on_inside_an_epoch_and_uses_each_other_image_once():
+    count = 203
+
+    def loaders(processes, batch_size):
+        samplers = [
+            KeyedSampler(range(count), seed=5, rank=rank, processes=processes)
+            for rank in range(processes)
+        ]
+        return [
+            KeyedLoader(Indices(count), batch_size=batch_size, sampler=s, drop_last=True)
+            for s in samplers
+        ]
+
+    for before, batch, after, other in ((1, 8, 2, 8), (2, 8, 1, 8), (4, 4, 3, 5), (2, 8, 2, 8)):
+        first = loaders(before, batch)
+        iterators = [iter(loader) for loader in first]
+        used = [next(i) for _ in range(4) for i in iterators]
+        state = first[0].state_dict()
+        assert state == {"images": 4 * before * batch}
+        second = loaders(after, other)
+        for loader in second:
+            loader.load_state_dict(state)
+        progress = SimpleNamespace(ready=4, started=4, processed=4, completed=3)
+        second[0].correct(progress)
+        rest = [list(loader) for loader in second]
+        assert {len(batches) for batches in rest} == {len(second[0]) - progress.ready}
+        assert progress.completed == progress.ready - 1
+        keys = [index for batches in (used, *rest) for b in batches for index in b.tolist()]
+        assert len(set(keys)) == len(keys)
+        assert count - len(keys) < after * other + after  # less than a batch is left out
+        assert second[0].state_dict() == {"images": 0}
 
 
 def test_a_batch_keeps_what_can_be_read():

@@ -11,6 +11,7 @@ ROOT = Path(blur_lightning.__file__).parent
 # Lower layers first; the parts of a layer never import one another.
 LAYERS = [
     {"errors", "__init__"},
+    {"yaml_files"},
     {"images", "parsing", "tiles"},
     {
         "blur",
@@ -25,7 +26,7 @@ LAYERS = [
     },
     {"metrics", "image_quality", "report", "starting", "resuming", "workers"},
     {"data", "tasks", "photograph", "wild", "sweeps"},
-    {"analysis", "checkpoints", "copies", "tracking"},
+    {"analysis", "batch_norm", "checkpoints", "copies", "tracking"},
     {"trainer", "checkpoint_choice"},
     {"lightning_cli", "downloads"},
     {"doctor"},
@@ -95,7 +96,7 @@ def test_reports_and_records_need_no_torch():
         for module in ("images", "online", "parsing", "photograph", "resuming")
     ]
     light += [ROOT / f"{module}.py" for module in ("pair_layouts", "starting", "voc_layout")]
-    light += [ROOT / "workers.py", ROOT / "analysis" / "invariance_page.py"]
+    light += [ROOT / "workers.py", ROOT / "yaml_files.py", ROOT / "analysis" / "invariance_page.py"]
     for package in ("records", "report", "sweeps", "wild"):
         light += (ROOT / package).glob("*.py")
     for module in light:

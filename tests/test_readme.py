@@ -149,6 +149,10 @@ def test_the_tables_of_the_benchmarks_are_those_that_were_measured():
     for stage, figures in feed["milliseconds_an_image"].items():
         text = "| {} | {median:.2f} | {least:.2f}-{most:.2f} |".format(stage, **figures)
         assert text in page
+    tokens = json.loads((ROOT / "docs/speed_tokens.json").read_text())["figures"]
+    for network, row in tokens.items():
+        speed, times = told(row["images_a_second"]), told(row["times_as_fast_as_timm"], 2)
+        assert f"| {network} | {speed} | {times} |" in page
     times = feed["times_each_on_its_own"]
     assert "{median:.1f} times ({least:.1f}-{most:.1f})".format(**times) in page
     whole = feed["test_over_network_and_decode"]

@@ -8,7 +8,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 from typing import Any, Literal
 
 from lightning import LightningDataModule
@@ -25,7 +24,9 @@ from blur_lightning.data.batches import (
     KeyedSampler,
     ShapeBatches,
     canonical_shapes,
+    in_all_processes,
     loader_options,
+    unmeasured,
 )
 from blur_lightning.data.windows import Source, Subset, WindowDataset, fingerprint, stratified
 from blur_lightning.errors import InputError
@@ -125,19 +126,22 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        self._training = self._loader("train")
-        self._training.load_state_dict(self._position)
-        self._position = {}
-        return self._training
+        loader = self._training = self._loader("train")
+        position, self._position = self._position, {}
+        if position and self.trainer:
+            loader.load_state_dict(position)
+            loader.correct(self.trainer.fit_loop.epoch_loop.batch_progress.current)
+        return loader
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self._training.state_dict()
+        return {**self._training.state_dict(), "unreadable": sorted(self.all_unreadable())}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # For Lightning the loader is made before it knows that it goes on inside an epoch.
         self._position = state_dict
+        self.unreadable.update(state_dict.get("unreadable", ()))
 
     @override
     def val_dataloader(self) -> DataLoader:
@@ -172,6 +176,11 @@ class BlurDataModule(LightningDataModule, ABC):
             batch["window"] = batch["image"]
             batch["image"] = self.in_training(batch["window"], batch["blur"], batch)
         return batch
+
+    def all_unreadable(self) -> set[str]:
+        """What any process could not read; all must ask."""
+        self.unreadable = in_all_processes(self.unreadable)
+        return self.unreadable
 
     def in_training(self, windows: Tensor, blurs: Any, batch: dict[str, Any]) -> Tensor:
         """Turn windows into what the network sees of them, each at the scale drawn for it."""
@@ -265,7 +274,7 @@ class BlurDataModule(LightningDataModule, ABC):
             flip=self.flip,
             estimate=estimate_blur if split == "predict" else None,
         )
-        indices = self._unmeasured(split)
+        indices = unmeasured(self.trainer, split, len(source.names))
         process = {"rank": self.trainer.global_rank, "processes": self.trainer.world_size}
         options = loader_options(self.num_workers)
         if capture.whole:
@@ -284,17 +293,3 @@ class BlurDataModule(LightningDataModule, ABC):
         return loader(
             dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, **options
         )
-
-    def _unmeasured(self, split: Split) -> list[int]:
-        """Images of a split that an interrupted test has not measured yet."""
-        everything, trainer = list(range(len(self.sources[split].names))), self.trainer
-        assert trainer is not None
-        module: Any = trainer.lightning_module
-        if split not in ("test", "predict") or not hasattr(module, "measured_before"):
-            return everything
-        measured = module.measured_before()
-        if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
-            return everything  # so many batches from the first one on
-        rest = [index for index in everything if index not in measured]
-        # A process without any would never come to the end, where all meet.
-        return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))

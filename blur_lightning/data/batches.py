@@ -3,10 +3,12 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, default_collate
 from typing_extensions import override
 
@@ -43,11 +45,10 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         order = np.asarray(self.indices, dtype=np.int64)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, 3, self.epoch]).permutation(order)
+            order = order[self.seen :]
             # Gradients are averaged over processes, so each must take as many steps.
             order = order[: len(order) // self.processes * self.processes]
-        return (
-            (self.epoch, int(index)) for index in order[self.seen + self.rank :: self.processes]
-        )
+        return ((self.epoch, int(index)) for index in order[self.rank :: self.processes])
 
     def __len__(self) -> int:
         if self.seed is not None:
@@ -56,28 +57,57 @@ class KeyedSampler(Sampler[tuple[int, int]]):
 
 
 class KeyedLoader(DataLoader):
-    """Batches of a `KeyedSampler`; a checkpoint inside an epoch holds how far they were used."""
+    """Batches of a `KeyedSampler`; a checkpoint inside an epoch holds how far they were used.
 
-    _batches = _before = 0
+    What it holds are images, of all processes: any number of them can go on, with batches of any
+    size, and use each of the others once.
+    """
+
+    _batches = _first = _seen = _before = 0
+
+    @property
+    def _each(self) -> int:
+        """Images of a batch, over all processes."""
+        return (self.batch_size or 1) * getattr(self.sampler, "processes", 1)
 
     @override
     def __iter__(self) -> Any:
-        self._batches, self._before = self._before, 0
+        self._first, self._seen = self.used, self._before
+        self._batches = self._before = 0
         if isinstance(self.sampler, KeyedSampler):  # Lightning has its own to overfit batches
-            each = (self.batch_size or 1) * self.sampler.processes
-            self.sampler.seen = self._batches * each
+            self.sampler.seen = self._seen
         for batch in super().__iter__():
             self._batches += 1
             yield batch
-        self._batches = 0
+        self._batches = self._first = self._seen = 0
+
+    @property
+    def used(self) -> int:
+        """Batches of the coming epoch that need not come again: all but what is left takes."""
+        sampler, batch = self.sampler, self.batch_size or 1
+        if not self._before or not isinstance(sampler, KeyedSampler):
+            return 0
+        rest = (len(sampler.indices) - self._before) // sampler.processes
+        return len(self) - (rest // batch if self.drop_last else -(-rest // batch))
+
+    def correct(self, progress: Any) -> None:
+        """Count in batches of this number of processes what Lightning takes for done.
+
+        Args:
+            progress: Of the epoch that goes on, as another number of processes has left it.
+        """
+        more = self.used - progress.ready if self.used else 0
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, getattr(progress, name) + more)
 
     def state_dict(self) -> dict[str, int]:
         """How far this epoch was used, for a checkpoint."""
-        return {"batches": self._batches % len(self)}
+        finished = self._first + self._batches == len(self)
+        return {"images": 0 if finished else self._seen + self._batches * self._each}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Begin the next epoch where a checkpoint was written."""
-        self._before = state.get("batches", 0)
+        self._before = state.get("images", 0)
 
 
 def _leave_signals(worker: int) -> None:
@@ -164,6 +194,35 @@ def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     estimates = [item.pop("estimate") for item in readable if "estimate" in item]
     batch = default_collate(readable) if readable else {}
     return batch | ({"estimate": estimates} if estimates else {}) | {"unreadable": unreadable}
+
+
+def unmeasured(trainer: Trainer, split: str, count: int) -> list[int]:
+    """Images of a split that an interrupted test has not measured yet.
+
+    Args:
+        trainer: Whose test.
+        split: Other splits than those of a test or a prediction are whole.
+        count: Images in the split.
+    """
+    module: Any = trainer.lightning_module
+    everything = list(range(count))
+    if split not in ("test", "predict") or not hasattr(module, "measured_before"):
+        return everything
+    measured = module.measured_before()
+    if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
+        return everything  # so many batches from the first one on
+    rest = [index for index in everything if index not in measured]
+    # A process without any would never come to the end, where all meet.
+    return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))
+
+
+def in_all_processes(found: set[str]) -> set[str]:
+    """Union of what all processes have found; all must ask."""
+    if not torch.distributed.is_initialized():
+        return found
+    parts = [found] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, found)
+    return set[str]().union(*parts)
 
 
 def loader_options(workers: int) -> dict[str, Any]:

@@ -21,36 +21,52 @@ from typing_extensions import override
 
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
+from blur_lightning.data.shards import Sharded, StoredFile, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import image_files, image_shape, read_image
+from blur_lightning.images import file_size, image_files, image_shape, read_image
 
 
 class FileSource:
     """Image files below a root, with or without labels."""
 
-    def __init__(self, root: Path, files: Sequence[Path], labels: Sequence[int] | None) -> None:
-        self.files, self.labels = files, labels
+    def __init__(
+        self, root: Path, files: Sequence[Path] | StoredFiles, labels: Sequence[int] | None
+    ) -> None:
+        self.root, self.files, self.labels = root, files, labels
         self.names = [str(file.relative_to(root)) for file in files]
 
     def size(self, index: int) -> int:
-        """Bytes of one image's file."""
-        return self.files[index].stat().st_size
+        """Bytes of one image's file; 0 where it was removed since it was listed."""
+        return file_size(self.files[index])
 
     def shape(self, index: int) -> tuple[int, int]:
         """Rows and columns of one image, from the head of its file."""
-        return image_shape(self.files[index])
+        file = self.files[index]
+        return file.shape if isinstance(file, StoredFile) else image_shape(file)
+
+    @property
+    def parts(self) -> dict[str, Sequence[Path] | StoredFiles]:
+        """Files of each kind: an image's own, its mask's or its sharp partner's."""
+        return {"image": self.files}
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for the files of a batch at once where they lie behind a URL."""
+        for files in self.parts.values():
+            if isinstance(files, StoredFiles):
+                files.store.fetch(files[index] for index in indices)
 
     def load(self, index: int) -> np.ndarray:
         """Decode one image; UnreadableImageError names a file that is broken."""
         return read_image(self.files[index])
 
 
-class ImageNetDataModule(BlurDataModule):
+class ImageNetDataModule(Sharded, BlurDataModule):
     """ImageNet (ILSVRC2012) on disk, or any folder of class folders.
 
     Args:
-        root: Folder that holds train/ and val/; tests use val/.
+        root: Folder that holds train/ and val/; tests use val/. Or shards of it (see the command
+            shard), which may also be at a URL: s3://bucket/imagenet.
         classes: "imagenet": class folders are wnids and keep their place among the 1000, also
             where only some are present. "folders": whatever class folders train/ holds, sorted.
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
@@ -71,6 +87,8 @@ class ImageNetDataModule(BlurDataModule):
         skip_unreadable: Leave out images that cannot be read and list them in provenance.json,
             instead of stopping.
     """
+
+    choices = ("classes",)
 
     def __init__(
         self,
@@ -110,6 +128,8 @@ class ImageNetDataModule(BlurDataModule):
 
     @override
     def source(self, split: Split) -> Source:
+        if shards := self.stored("train" if split == "train" else "val"):
+            return FileSource(self.root, shards.files["image"], shards.labels)
         folder = self.root / ("train" if split == "train" else "val")
         if not folder.is_dir():
             raise InputError(f"data.root: there is no folder {folder}; point --data.root at yours")

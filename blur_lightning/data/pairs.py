@@ -11,23 +11,34 @@ from typing_extensions import override
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.imagenet import FileSource
+from blur_lightning.data.shards import Sharded, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import UnreadableImageError, read_image
-from blur_lightning.pair_layouts import VARIANTS, Layout, Pair, find_pairs
+from blur_lightning.images import UnreadableImageError, file_size, read_image
+from blur_lightning.pair_layouts import VARIANTS, Layout, Part, find_pairs
 
 
 class PairSource(FileSource):
     """Blurry image files below a root, each with its sharp partner's."""
 
-    def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
-        super().__init__(root, [pair.blurry for pair in pairs], None)
-        self.partners = [pair.sharp for pair in pairs]
+    def __init__(
+        self,
+        root: Path,
+        blurry: Sequence[Path] | StoredFiles,
+        sharp: Sequence[Path] | StoredFiles,
+    ) -> None:
+        super().__init__(root, blurry, None)
+        self.partners = sharp
+
+    @property
+    @override
+    def parts(self) -> dict[str, Sequence[Path] | StoredFiles]:
+        return super().parts | {"sharp": self.partners}
 
     @override
     def size(self, index: int) -> int:
         """Bytes of both files."""
-        return super().size(index) + self.partners[index].stat().st_size
+        return super().size(index) + file_size(self.partners[index])
 
     def sharp(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decode a sharp partner; UnreadableImageError names one that is broken or does not fit."""
@@ -41,7 +52,7 @@ class PairSource(FileSource):
         return pixels
 
 
-class PairsDataModule(BlurDataModule):
+class PairsDataModule(Sharded, BlurDataModule):
     """Pairs of a blurry and a sharp image at the size of their files, or sharp images alone.
 
     Pairs hold their blur: they are tested under the condition `sharp`, which adds none, and records
@@ -51,7 +62,7 @@ class PairsDataModule(BlurDataModule):
     Training sees random windows, the same of both images of a pair; tests see whole images.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set, or shards of it (see the command shard), also at a URL.
         layout: Where the files lie below it: gopro, reds, hide, realblur; wild, what `build-wild`
             makes; folders, which is
             {train,test}/{blur,sharp} or just {blur,sharp}; or sharp, images alone.
@@ -60,7 +71,7 @@ class PairsDataModule(BlurDataModule):
         held_out: Share of the training sequences that are kept for validation, in (0, 1), at least
             one; and where the folder is not split in train and test, as many for tests.
         blur: What training images are blurred with, one draw an image; beyond their own blur where
-            they are pairs.
+            they are pairs. shake100000 is camera shake of a bank of so many kernels.
         synthetic_blur: What the sharp images of training pairs are blurred with, in place of their
             blurry partners: DeblurNet-SI of Noroozi et al. 2017. None takes the partners. Tests
             are on pairs either way.
@@ -76,6 +87,10 @@ class PairsDataModule(BlurDataModule):
         skip_unreadable: Leave out images that cannot be read, or whose partner cannot or has
             another size, and list them in provenance.json, instead of stopping.
     """
+
+    choices = ("layout", "variant", "held_out")
+    facts = ("name",)
+    parts = ("train", "val", "test")
 
     def __init__(
         self,
@@ -118,16 +133,24 @@ class PairsDataModule(BlurDataModule):
 
     @override
     def source(self, split: Split) -> Source:
-        pairs = find_pairs(
-            self.root,
-            layout=self.layout,
-            variant=self.variant,
-            part="test" if split == "predict" else split,
-            held_out=self.held_out,
-        )
+        part: Part = "test" if split == "predict" else split
+        blurry: Sequence[Path] | StoredFiles
+        sharp: Sequence[Path] | StoredFiles
+        if shards := self.stored(part):
+            sharp = shards.files["sharp" if "sharp" in shards.files else "image"]
+            blurry = shards.files["image"]
+        else:
+            pairs = find_pairs(
+                self.root,
+                layout=self.layout,
+                variant=self.variant,
+                part=part,
+                held_out=self.held_out,
+            )
+            blurry, sharp = [pair.blurry for pair in pairs], [pair.sharp for pair in pairs]
         if self.layout == "sharp" or (self.synthetic and split in ("train", "val")):
-            return FileSource(self.root, [pair.sharp for pair in pairs], None)
-        return PairSource(self.root, pairs)
+            return FileSource(self.root, sharp, None)
+        return PairSource(self.root, blurry, sharp)
 
     @property
     @override

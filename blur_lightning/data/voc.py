@@ -15,9 +15,10 @@ from typing_extensions import override
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.imagenet import FileSource
+from blur_lightning.data.shards import Sharded, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import UnreadableImageError
+from blur_lightning.images import UnreadableImageError, file_size
 from blur_lightning.voc_layout import (
     CLASSES,
     MASK_FOLDERS,
@@ -34,7 +35,12 @@ class VOCSource(FileSource):
     """Image files below a root, each with the file of its mask."""
 
     def __init__(
-        self, root: Path, images: Sequence[Path], masks: Sequence[Path], *, classes: int
+        self,
+        root: Path,
+        images: Sequence[Path] | StoredFiles,
+        masks: Sequence[Path] | StoredFiles,
+        *,
+        classes: int,
     ) -> None:
         super().__init__(root, images, None)
         self.masks, self.classes = masks, classes
@@ -42,8 +48,12 @@ class VOCSource(FileSource):
     @override
     def size(self, index: int) -> int:
         """Bytes of one image's file and of its mask's, if there is one."""
-        mask = self.masks[index]
-        return super().size(index) + (mask.stat().st_size if mask.is_file() else 0)
+        return super().size(index) + file_size(self.masks[index])
+
+    @property
+    @override
+    def parts(self) -> dict[str, Sequence[Path] | StoredFiles]:
+        return super().parts | {"mask": self.masks}
 
     def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """Read the labels of one image's pixels; UnreadableImageError names a mask that is none."""
@@ -57,7 +67,7 @@ class VOCSource(FileSource):
         return labels
 
 
-class VOCDataModule(BlurDataModule):
+class VOCDataModule(Sharded, BlurDataModule):
     """PASCAL VOC2012's segmentation, with SBD or without, or any set in its layout.
 
     Args:
@@ -89,6 +99,9 @@ class VOCDataModule(BlurDataModule):
         skip_unreadable: Leave out images that cannot be read, or whose mask cannot, and list them
             in provenance.json, instead of stopping.
     """
+
+    choices = ("train_split", "val_split")
+    facts = ("name", "num_classes", "class_names", "class_list")
 
     def __init__(
         self,
@@ -135,6 +148,11 @@ class VOCDataModule(BlurDataModule):
 
     @override
     def source(self, split: Split) -> Source:
+        if shards := self.stored("train" if split == "train" else "val"):
+            stored = shards.files["image"]
+            if split == "predict":
+                return FileSource(self.root, stored, None)
+            return VOCSource(self.root, stored, shards.files["mask"], classes=self.num_classes)
         root = voc_root(self.root)
         self.class_names = read_classes(root, self.classes)
         self.num_classes = len(self.class_names)

@@ -14,7 +14,12 @@ from torch.utils.data import Dataset
 
 from blur_lightning.blur import Capture
 from blur_lightning.blur.cutting import cut_mask, cut_window
-from blur_lightning.images import UnreadableImageError, resize_image, resized_shape
+from blur_lightning.images import (
+    MOST_PIXELS,
+    UnreadableImageError,
+    resize_image,
+    resized_shape,
+)
 
 
 @runtime_checkable
@@ -68,6 +73,15 @@ class PairedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class FetchingSource(Source, Protocol):
+    """Images that may be far away: those of a batch are asked for together."""
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for images that are loaded soon."""
+        ...
+
+
 class Subset:
     """Some images of a source, which keep their names and labels.
 
@@ -92,6 +106,11 @@ class Subset:
     def load(self, index: int) -> np.ndarray:
         """Decode one image."""
         return self.source.load(self.chosen[index])
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Ask for images that are loaded soon."""
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch([self.chosen[index] for index in indices])
 
 
 def stratified(
@@ -167,6 +186,12 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source.names)
 
+    def __getitems__(self, keys: Sequence[tuple[int, int] | int]) -> list[dict[str, Any]]:
+        """Return the windows of a batch, whose images are asked for together."""
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch([key[1] if isinstance(key, tuple) else key for key in keys])
+        return [self[key] for key in keys]
+
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         """Return a sharp window, its label or mask, for (epoch, index); an index is of epoch 0."""
         # Lightning's overfit_batches puts a sampler of its own in place of ours.
@@ -177,6 +202,7 @@ class WindowDataset(Dataset):
                 pixels["mask"] = self.masked.mask(index)
             if self.paired:
                 pixels["sharp"] = self.paired.sharp(index)
+            self._check_resizable(index, pixels["image"])
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
@@ -191,6 +217,17 @@ class WindowDataset(Dataset):
         if self.source.labels is not None:
             item["label"] = self.source.labels[index]
         return item
+
+    def _check_resizable(self, index: int, image: np.ndarray) -> None:
+        """Refuse a strip of a few pixels that would be a huge image once it is resized."""
+        rows, columns = image.shape[:2]
+        length = max((self.capture.canonical, *(self.jitter or ())))
+        height, width = resized_shape((rows, columns), length, self.capture.measure)
+        if height * width > max(MOST_PIXELS, rows * columns):
+            raise UnreadableImageError(
+                f"{self.source.names[index]}: {columns}x{rows} pixels would be {width}x{height} at "
+                f"the scale of {length}, more than {MOST_PIXELS // 10**6} megapixels"
+            )
 
     def _cut(
         self,

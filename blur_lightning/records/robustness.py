@@ -6,9 +6,7 @@ condition) and `provenance.json` (what produced them). Accuracies and intervals 
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import numpy as np
 from blur_lightning.errors import InputError
 from blur_lightning.records.measurements import Columns, write_parquet
 from blur_lightning.records.rounding import rounded
+from blur_lightning.records.writing import replacing
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
@@ -128,25 +127,6 @@ def _statistic(values: np.ndarray, what: str) -> Interval:
     if np.issubdtype(values.dtype, np.floating):
         return float(values.mean(dtype=np.float64)), *bootstrap_interval(values)
     raise TypeError(f"{what}: {values.dtype} is neither bool nor floating")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` once the block has succeeded.
-
-    Readers see the old file or the new one, never a part; a failure leaves the old one alone.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); choose another place") from error
-    finally:
-        with suppress(OSError):  # missing, or its folder could not be made
-            temporary.unlink()
 
 
 def write_run(

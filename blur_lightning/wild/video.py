@@ -23,6 +23,7 @@ class Frame(NamedTuple):
 
     time: float | None  # s; None where the file does not tell
     pixels: np.ndarray  # uint8 (h, w, 3), RGB
+    tick: float = 0.0  # s; times are rounded to multiples of it
 
 
 def import_extra(name: str) -> Any:
@@ -94,7 +95,7 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
                             f"{path}: {shape[1]}x{shape[0]} pixels after --reduce {reduce}; "
                             f"an optical flow takes {SMALLEST} or more"
                         )
-                    yield Frame(last, pixels)
+                    yield Frame(last, pixels, float(picture.time_base or 0))
             missing = _missing(container, last)
     except av.error.FFmpegError as error:
         raise UnreadableVideoError(
@@ -138,12 +139,14 @@ def count_frames(path: Path) -> int:
         return 0
 
 
-def unevenness(times: Sequence[float | None]) -> float:
+def unevenness(times: Sequence[float | None], *, tick: float = 0.0) -> float:
     """The largest deviation of the distances between frames from their mean, as its share.
 
     Args:
         times: Two or more, in seconds; where one is None nothing is known, which is 0. Times that
             do not grow are infinitely uneven.
+        tick: What times are rounded to, in seconds: a distance may deviate by as much. Matroska has
+            milliseconds, a fourth of the distance at 240 Hz.
     """
     known = [time for time in times if time is not None]
     if len(known) < len(times):
@@ -151,4 +154,5 @@ def unevenness(times: Sequence[float | None]) -> float:
     gaps = np.diff(known)
     if gaps.min() <= 0:
         return float("inf")
-    return float(np.abs(gaps / gaps.mean() - 1).max())
+    deviation = np.abs(gaps - gaps.mean()).max() - tick
+    return max(0.0, float(deviation / gaps.mean()))

@@ -1,0 +1,304 @@
+"""What survives a kill: commands are killed at random moments, begun again, and compared.
+
+    python benchmarks/faults.py [--kills 60] [--seed 0] [--only fit] [--out FILE]
+
+Each command runs once without a fault. Then it is begun, killed by SIGKILL with all its processes
+at a moment drawn from the seed, and begun again, a few times in a row, before it may end. What it
+leaves must be that of the first run: bytes of files, bits of weights, rows of tables. Networks and
+data are those of the tests, so small that a run takes seconds. Exits with 1 where anything is lost.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests")]
+
+from forked import Command  # noqa: E402
+from small_runs import TASKS, small_run  # noqa: E402
+
+_CHAIN = 4  # kills in a row before a command may end
+_PATIENCE = 600.0  # s that one run may take on a busy machine
+_TRIAL = """
+import sys, pathlib, time
+words = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+file = pathlib.Path(words["trainer.default_root_dir"], "count.txt")
+count = int(file.read_text()) if file.exists() else 0
+while count < 5:
+    time.sleep(0.05)
+    count += 1
+    part = file.with_suffix(".part")
+    part.write_text(str(count))
+    part.replace(file)
+"""
+
+
+class Case(NamedTuple):
+    """A command, and what it leaves.
+
+    Attributes:
+        words: The command line for a folder.
+        left: What must be the same, by name, for a folder.
+        processes: How many take part.
+    """
+
+    words: Callable[[Path], Sequence[object]]
+    left: Callable[[Path], dict[str, Any]]
+    processes: int = 1
+
+
+class Result(NamedTuple):
+    """Kills of one command, those after which it ended as it should, and what was lost."""
+
+    kills: int
+    survived: int
+    lost: list[str]
+
+
+def cases(inputs: Path) -> dict[str, Case]:
+    """Commands on small data, which is made below a folder."""
+    photos, videos = inputs / "photos", inputs / "videos"
+    if not photos.exists():
+        _write_inputs(photos, videos)
+    fits = {f"fit, {task.lower()}": Case(_fit(task, inputs), run_left) for task in TASKS}
+    test = [*small_run("Classification", inputs), "--data.batch_size", 1]
+    copies = ["blur", photos, "--blur", "D2..4", "--canonical", 96]
+    pairs = ["build-wild", videos, "--frames", "7..11", "--reduce", 1, "--test_share", 0]
+    return fits | {
+        "fit, two processes": Case(_fit("Classification", inputs, 2), run_left, 2),
+        "test": Case(
+            lambda out: ["test", *test, "--trainer.default_root_dir", out / "run"], run_left
+        ),
+        "sweep": Case(lambda out: ["sweep", _sweep_file(out)], _sweep_left),
+        "build-wild": Case(
+            lambda out: [*pairs, "--out", out / "pairs", "--workers", 1], files_left
+        ),
+        "blur": Case(lambda out: [*copies, "--out", out / "copies", "--workers", 1], files_left),
+    }
+
+
+def measure(case: Case, work: Path, *, kills: int, random: np.random.Generator) -> Result:
+    """Kill a command so many times.
+
+    Args:
+        case: The command.
+        work: Folder to work in; emptied.
+        kills: How many times.
+        random: Draws the moments.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    begun, seconds = _undisturbed(case, work / "whole")
+    expected = case.left(work / "whole")
+    done = survived = chain = 0
+    lost: list[str] = []
+    while done < kills:
+        out, chain, struck = work / f"chain{chain}", chain + 1, 0
+        while struck < min(_CHAIN, kills - done):
+            command = _start(case, out)
+            # Half of what comes before the first file is enough of a command that did nothing.
+            if command.wait(random.uniform(begun / 2, seconds)) is not None:
+                break
+            # A kernel that lacks memory kills one process, a machine that goes down all.
+            command.kill(first=case.processes > 1 and bool(random.integers(2)))
+            if command.wait(_PATIENCE) is None:
+                lost.append(f"{out}: a process outlived the one that was killed")
+                command.kill()
+                command.wait()
+            struck += 1
+        done += struck
+        problem = _ended_otherwise(case, out, expected)
+        survived += 0 if problem else struck
+        lost += [f"{out}: {problem}"] if problem else []
+        if not problem:
+            shutil.rmtree(out)
+    return Result(done, survived, lost)
+
+
+def _undisturbed(case: Case, out: Path) -> tuple[float, float]:
+    """Run a command; seconds until its first file, and until its end."""
+    start = time.monotonic()
+    out.mkdir(parents=True)
+    known = len([*out.rglob("*")]) + 1  # its log
+    command, begun = _start(case, out), None
+    while command.wait(0.05) is None:
+        if begun is None and len([*out.rglob("*")]) > known:
+            begun = time.monotonic() - start
+    seconds = time.monotonic() - start
+    if (status := command.wait()) != 0:
+        raise SystemExit(f"{out}: ended with {status}\n{command.log.read_text()}")
+    return begun or 0.0, seconds
+
+
+def _start(case: Case, out: Path) -> Command:
+    out.mkdir(parents=True, exist_ok=True)
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    words = case.words(out)
+    return Command(
+        words, out / "log.txt", processes=case.processes, environment=environment, folder=out
+    )
+
+
+def _ended_otherwise(case: Case, out: Path, expected: dict[str, Any]) -> str:
+    """Let a command end; how that differs from what is expected, or nothing."""
+    command = _start(case, out)
+    status = command.wait(_PATIENCE)
+    if status != 0:
+        command.kill()
+        last = command.log.read_text().strip().splitlines()[-1:]
+        return f"status {status}: {' '.join(last)}"
+    found = case.left(out)
+    if found.keys() != expected.keys():
+        return f"other files: {sorted(found.keys() ^ expected.keys())}"
+    return ", ".join(f"{name} differs" for name in found if found[name] != expected[name])
+
+
+# What commands leave
+
+
+def files_left(out: Path) -> dict[str, Any]:
+    """Bytes of all files that are not hidden; their paths where they hold those."""
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "log.txt"]
+    shown = [
+        path for path in files if not any(x.startswith(".") for x in path.relative_to(out).parts)
+    ]
+    text = str(out).encode()
+    return {str(path.relative_to(out)): path.read_bytes().replace(text, b"") for path in shown} | {
+        "parts": [str(path) for path in files if path.suffix in (".tmp", ".part")]
+    }
+
+
+def run_left(out: Path) -> dict[str, Any]:
+    """What a fit or a test leaves: weights, states, records, tables, pictures, logged losses."""
+    import torch
+    from pyarrow import parquet
+
+    run = out / "run"
+    found: dict[str, Any] = {
+        path.name: path.read_bytes()
+        for path in (run / "robustness.csv", run / "diary.csv", *(run / "examples").glob("*"))
+        if path.exists()
+    }
+    for path in sorted(run.glob("*.parquet")):
+        found[path.name] = parquet.read_table(path).to_pydict()
+    facts = json.loads((run / "provenance.json").read_text())
+    del facts["created"], facts["config"]
+    found["provenance.json"] = facts
+    last = run / "checkpoints/last.ckpt"
+    if last.exists():
+        state = torch.load(last, weights_only=True)
+        for name in ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state"):
+            found[name] = _plain(state.get(name))
+        found["global_step"] = state["global_step"]
+        found["logged"] = logged(run)
+    found["parts"] = sorted(str(path) for path in run.rglob("*.tmp"))
+    return found
+
+
+def logged(run: Path) -> list[tuple[str, str]]:
+    """Step and loss of each line that a fit has logged, in the order of its files."""
+    lines = []
+    for number in range(len([*(run / "logs").glob("version_*")])):
+        file = run / f"logs/version_{number}/metrics.csv"
+        rows = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+        lines += [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss")]
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as bytes, so that == compares their bits."""
+    if hasattr(value, "numpy"):
+        return value.cpu().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _sweep_left(out: Path) -> dict[str, Any]:
+    trials = sorted((out / "runs").glob("*/*"))
+    return {
+        trial.name: (
+            json.loads((trial / "trial.json").read_text())["status"],
+            (trial / "count.txt").read_text(),
+        )
+        for trial in trials
+    }
+
+
+# What is killed
+
+
+def _fit(task: str, inputs: Path, processes: int = 1) -> Callable[[Path], list[object]]:
+    words = small_run(task, inputs, normalised=True, drop_rate=0.3, batch=6 // processes)
+    more: list[object] = [
+        *("--trainer.ema", 0.9, "--trainer.accumulate_grad_batches", 2),
+        *("--trainer.checkpoint_minutes", 1e-6, "--trainer.max_epochs", 3),
+        *("--trainer.devices", processes, "--data.num_workers", 2 - processes),
+        *(("--trainer.strategy", "ddp") if processes > 1 else ()),
+    ]
+    return lambda out: ["fit", *words, *more, "--trainer.default_root_dir", out / "run"]
+
+
+def _sweep_file(out: Path) -> Path:
+    file, program = out / "sweep.yaml", out / "trial.py"
+    if not file.exists():
+        program.write_text(_TRIAL)
+        values = ", ".join(map(str, range(6)))
+        file.write_text(
+            "method: grid\ncommand: ['${interpreter}', " + f"{program}, '${{args}}']\n"
+            f"parameters: {{x: {{values: [{values}]}}}}\n"
+        )
+    return file
+
+
+def _write_inputs(photos: Path, videos: Path) -> None:
+    from small_pairs import write
+    from small_videos import moving, write_video
+
+    for number in range(60):
+        write(photos / f"{number:02}.png", number, shape=(120, 160))
+    for number in range(3):
+        write_video(videos / f"{number}.avi", moving(100, (0.3 + 0.1 * number, 0.2)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Kill each command, print what survived, and write it as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--kills", type=int, default=64, help="of all commands together")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", default="", help="commands whose names begin so")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args(arguments)
+    results: dict[str, Result] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        chosen = {n: case for n, case in cases(work / "in").items() if n.startswith(given.only)}
+        print(f"{'command':24} {'kills':>6} {'survived':>9} {'lost':>5}")
+        for place, (name, case) in enumerate(chosen.items()):
+            kills = given.kills // len(chosen) + (place < given.kills % len(chosen))
+            random = np.random.default_rng([given.seed, place])
+            results[name] = found = measure(case, work / "runs", kills=kills, random=random)
+            missing = found.kills - found.survived
+            print(f"{name:24} {found.kills:6} {found.survived:9} {missing:5}", flush=True)
+            for line in found.lost:
+                print(f"    {line}", flush=True)
+    total = [sum(r.kills for r in results.values()), sum(r.survived for r in results.values())]
+    print(f"{'all':24} {total[0]:6} {total[1]:9} {total[0] - total[1]:5}")
+    if given.out:
+        text = json.dumps({name: found._asdict() for name, found in results.items()}, indent=2)
+        given.out.write_text(text + "\n")
+    return int(any(found.lost for found in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,6 +23,7 @@ from blur_lightning.blur_estimate import (
 from blur_lightning.images import resize_smaller_side
 
 ROOT = Path(__file__).parents[1]
+TABLE = ("photographs", "none")
 
 
 def blurred(pixels, blur):
@@ -165,3 +166,21 @@ def test_the_errors_beside_the_weights_are_those_of_the_table():
         own = [float(row["error"]) for blur, row in plain.items() if blur.startswith(kind)]
         assert float(errors[name]) == pytest.approx(np.mean(own), abs=0.06)
     assert {int(row["n"]) for row in plain.values()} == {int(errors["photographs"])}
+
+
+def test_the_table_of_the_readme_is_that_of_the_file():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    with (ROOT / "experiments/results/blur_estimate.csv").open() as stream:
+        rows = [r for r in csv.DictReader(stream) if (r["images"], r["harm"]) == TABLE]
+    assert len(rows) == 18
+    for row in rows:
+        name, size = row["blur"].removesuffix("@0..180"), float(row["median_size"])
+        kind, error, angle = "", "", ""
+        if name[0] in "sDM" and name != "shake":
+            kind = f"{100 * float(row['kind_right']):.0f}"
+        if name[0] in "DM":
+            error, low, high = (f"{float(row[key]):.2f}" for key in ("error", "low", "high"))
+            error = f"{error} ({low} to {high})"
+        if name[0] == "M":
+            angle = f"{float(row['median_angle_error']):.0f}"
+        assert f"| {name} | {kind} | {size:.1f} | {error} | {angle} |" in readme

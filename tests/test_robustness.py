@@ -282,7 +282,7 @@ def test_a_folder_of_other_results_is_told_with_what_to_open(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/predictions.csv").touch()
     with pytest.raises(
-        InputError, match=r"run/predictions\.csv is there, which predict wrote: open"
+        InputError, match=r"run/predictions\.csv is there, which predict wrote"
     ):
         read_records(tmp_path)
     (tmp_path / "run/before_after.html").touch()

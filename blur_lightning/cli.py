@@ -32,6 +32,10 @@ VERBS = {
         "blur_lightning.records.comparison:compare",
         "tell whether two runs differ, image by image",
     ),
+    "export": (
+        "blur_lightning.exporting:export",
+        "write the network of a checkpoint as safetensors",
+    ),
     "sweep": (
         "blur_lightning.sweeps.running:sweep",
         "run all trials of sweep files on this machine",
@@ -103,7 +107,25 @@ def _help() -> str:
 
 
 def _call(target: str, words: Sequence[str]) -> Any:
-    """Call a function whose positional parameters take paths, and whose keywords are options."""
+    function, paths, options = read_call(target, words)
+    return function(*paths, **options)
+
+
+def read_call(
+    target: str, words: Sequence[str]
+) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+    """Read a command line for a function, and do not call it.
+
+    Args:
+        target: module:name. Its positional parameters take paths, its keywords are options.
+        words: The command line from the verb on.
+
+    Returns:
+        The function, its paths, and its keywords.
+
+    Raises:
+        InputError: The words do not fit.
+    """
     from inspect import signature
 
     from docstring_parser import parse
@@ -130,7 +152,7 @@ def _call(target: str, words: Sequence[str]) -> Any:
         for word, following in pairwise([*words[1:], ""])
     ]
     arguments = dict(parser.instantiate(parser.parse_args(options)).items())
-    return function(*[arguments.pop(path.name) for path in paths], **arguments)
+    return function, [arguments.pop(path.name) for path in paths], arguments
 
 
 def _analyze(words: Sequence[str]) -> int:

@@ -159,7 +159,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
         for class_folder in class_folders:
             if class_folder.name not in known:
                 raise InputError(f"{class_folder}: {advice}")
-        self.num_classes = len(known)
+        self.num_classes, self.class_names = len(known), tuple(known)
         return known
 
     def _flat(self, folder: Path) -> Source:
@@ -209,11 +209,11 @@ def _devkit_labels(kit: Path) -> dict[str, int]:
 
 def _kaggle_labels(table: Path) -> dict[str, int]:
     """Labels by file stem from rows `ILSVRC2012_val_00000001,n01751748 111 108 ...`."""
-    with table.open(newline="") as file:
-        try:
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
             return {
                 row["ImageId"]: wnid_labels()[row["PredictionString"].split()[0]]
-                for row in csv.DictReader(file)
+                for row in csv.DictReader(file, restval="")
             }
-        except (KeyError, IndexError) as error:
-            raise InputError(f"{table}: not Kaggle's validation labels ({error})") from error
+    except (LookupError, ValueError, csv.Error, OSError) as error:
+        raise InputError(f"{table}: not Kaggle's validation labels ({error})") from error

@@ -49,14 +49,15 @@ from blur_lightning.records.robustness import (
     write_table,
 )
 
+WEIGHTS = Path(blur_estimate.__file__).with_suffix(".json")
 PACKAGES = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds")
 # Beginnings of the names of drawings and of what is blurred by intent.
 NO_PHOTOGRAPHS = ("Fossa", "Infinite", "Painting", "analogpattern", "umang", "TwoWings", "Aqua")
 RADII = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
 LENGTHS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 11.0, 15.0, 20.0, 25.0)
 HIDDEN = (32, 24)  # units of the two layers
-PARTS, EACH = 16, 10  # of each photograph, and blurs of each picture
-STAMPS, SCENES = 250, 200  # pictures
+PARTS, EACH = 16, 6  # of each photograph, and blurs of each picture
+STAMPS, SCENES = 250, 150  # pictures
 TESTED = ("sharp", "D1", "D2", "D3", "D4", "D6", "D8", "D10")
 TESTED += tuple(f"M{length}@0..180" for length in (4, 6, 8, 12, 16, 20))
 UNTRAINED = ("G1", "G2", "G4", "shake")
@@ -284,7 +285,7 @@ def errors_of(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         "radius": f"{np.mean([float(r['error']) for r in disks]):.1f}",
         "lengths": "4 to 20",
         "length": f"{np.mean([float(r['error']) for r in lines]):.1f}",
-        "kinds": f"{100 * np.mean([float(r['kind_right']) for r in own]):.0f}",
+        "kinds": f"{100 * np.mean([float(r['kind_right']) for r in own]):.1f}",
     }
 
 
@@ -303,9 +304,6 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, default=Path("data/photographs"))
     parser.add_argument("--stamps", type=Path, default=Path("data/stamps"))
     parser.add_argument("--epochs", type=int, default=120)
-    parser.add_argument(
-        "--weights", type=Path, default=Path(blur_estimate.__file__).with_suffix(".json")
-    )
     parser.add_argument("--out", type=Path, default=Path("experiments/results/blur_estimate.csv"))
     parser.add_argument("--measure", action="store_true", help="measure the weights that are there")
     options = parser.parse_args()
@@ -328,8 +326,8 @@ def main() -> None:
     for row in rows:
         print(*row.values())
     write_table(options.out, [{name: [row[name] for row in rows] for name in rows[0]}])
-    content = json.loads(options.weights.read_text(encoding="utf-8"))
-    write_json(options.weights, content | {"errors": errors_of(rows)})
+    content = json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    write_json(WEIGHTS, content | {"errors": errors_of(rows)})
 
 
 def write_weights(options: argparse.Namespace) -> None:
@@ -361,8 +359,8 @@ def write_weights(options: argparse.Namespace) -> None:
         "lengths": LENGTHS,
         "layers": layers,
     }
-    write_json(options.weights, content)
-    print(f"{sum(p.numel() for p in network.parameters())} weights written: {options.weights}")
+    write_json(WEIGHTS, content)
+    print(f"{sum(p.numel() for p in network.parameters())} weights written: {WEIGHTS}")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def estimate_blur(pixels: UInt8[np.ndarray, "h w 3"]) -> BlurEstimate:
     low, size, high = (enlarged * _quantile(grid, weights, level) for level in (0.05, 0.5, 0.95))
     name = f"D{size:.2g}"
     if is_motion:
-        name = f"M{size:.2g}@{direction(lines):.0f}"
+        name = f"M{size:.2g}@{round(direction(lines)) % 180}"
     elif size < _SHARP:
         name, size = "sharp", 0.0
     probability = float(lines.sum() if is_motion else disks.sum())

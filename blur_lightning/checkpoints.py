@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning import LightningModule
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
@@ -130,6 +130,18 @@ class SaveAndLeave(Callback):
 def _leave(number: int) -> None:
     if number > 1:  # 1: no signal, but time for a checkpoint
         raise Terminated(number)
+
+
+class MovingAverage(EMAWeightAveraging):
+    """A moving average of the weights, which a fit ends with, also one that had ended before.
+
+    Of a fit that was killed in its test nothing is left to train, and Lightning would go on with the
+    weights that were not averaged.
+    """
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 def forget_rows(file: Path, step: int) -> None:

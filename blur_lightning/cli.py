@@ -231,7 +231,7 @@ def _lack(error: BaseException | None) -> str | None:
 
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_PLACE:
-            return str(unwritable(Path(error.filename or "a file"), error))
+            return str(unwritable(Path(error.filename or "the disk"), error))
         if isinstance(error, RuntimeError) and (lost := _LOST.search(str(error))):
             return f"{lost[0]} (memory?); the same command goes on from what is kept"
         error = error.__cause__ or error.__context__

@@ -70,7 +70,7 @@ class FashionMNISTDataModule(BlurDataModule):
         flip: Mirror half of the training images, left to right.
         fraction: Train on this part of every class, in (0, 1], drawn from the seed.
         per_class: Test on so many images of every class, drawn from the seed; None is all.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that cut out windows; 0 is fastest, as nothing is decoded.
         seed: Seed of all draws; None is the run's seed_everything.
     """

@@ -129,7 +129,7 @@ def suggest_mix(photographs: Sequence[Photograph]) -> Suggestion:
     blurred = sum(shares.values())
     kept = min(blurred, 1 - _LEAST_SHARP)
     weights = {kind: _stepped(share / blurred * kept) for kind, share in shares.items()}
-    parts = {"sharp": 1 - sum(weights.values())}
+    parts = {"sharp": 1.0 - sum(weights.values())}
     parts |= {_range(kind, sizes): weights[kind] for kind, sizes in blurs.items()}
     mix = "+".join(f"{_plain(weight)}*{name}" for name, weight in parts.items())
     return Suggestion(mix if blurs else "sharp", _reasons(found, [*blurs], n, len(photographs)))

@@ -137,11 +137,12 @@ def _histograms(photographs: Sequence[Photograph]) -> str:
         kinds.bar_label(bars, padding=2)
         kinds.invert_yaxis()
         kinds.set(xlabel="photographs", xmargin=0.15)
+        kinds.xaxis.get_major_locator().set_params(integer=True)
         labels = {"D": "radius of defocus (px)", "M": "length of motion (px)"}
         for axes, (kind, label) in zip(others, labels.items(), strict=True):
             sizes = [one.size for one in photographs if one.kind == kind]
             width = 1 if kind == "D" else 2
-            edges = np.arange(0, max([12 * width, *sizes]) + width, width)
+            edges = np.arange(-0.5, max([12 * width, *sizes]) / width + 1) * width
             axes.hist(sizes, bins=edges, color=COLOURS[0])
             axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set(xlabel=label, ylabel="photographs", ylim=(0, None if sizes else 1))

@@ -3,9 +3,9 @@
     python benchmarks/arms.py RUNS... [--against 'NETWORK, MIX'] [--out FILE.csv]
         [--records FILE.csv]
 
-RUNS are folders of tests on the same images, such as runs/invariance_fashion. Runs of one network
-and one `trained_on` are an arm, with the same seeds for all; several runs of one seed add their
-conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each arm, a column for
+RUNS are folders of tests, such as runs/invariance_fashion, those of one seed on the same images.
+Runs of one network and one `trained_on` are an arm, with the same seeds for all; several runs of
+one seed add their conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each arm, a column for
 each condition. Where an arm differs from the one that it stands against, + or - tells that the 95 %
 interval of the difference leaves out 0: paired by seed and image, over both (see `claims`); of one
 seed, over images alone. FILE.csv gets all differences with their intervals.
@@ -23,23 +23,22 @@ from claims import crossed_interval, gather, seed_of
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import PROVENANCE, read_records, record_files, write_table
 from blur_lightning.records.rounding import rounded
-from blur_lightning.records.tested import load_run, on_same_images
+from blur_lightning.records.tested import Measured, load_run, on_same_images
 
 # Arm -> condition -> whether each image was right, in %, (seeds, images).
 Arms = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def read_arms(paths: Sequence[Path]) -> Arms:
-    """Read all runs; InputError unless arms have the same images, seeds and conditions."""
+    """Read all runs; InputError unless arms have the same seeds, images and conditions."""
     # Arm -> seed -> condition -> values of all images.
     found: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-    first = None
+    firsts: dict[int, Measured] = {}
     for file in (file for path in paths for file in record_files(path)):
         record, run = read_records(file)[0], load_run(file)
-        first = first or run
-        if not on_same_images(first, run):
-            raise InputError(f"{run.folder}: other images than in {first.folder}; repeat the test")
         arm, seed = f"{record.model}, {record.trained_on}", seed_of(run.folder / PROVENANCE)
+        if not on_same_images(first := firsts.setdefault(seed, run), run):
+            raise InputError(f"{run.folder}: other images than in {first.folder}; repeat the test")
         own = found.setdefault(arm, {}).setdefault(seed, {})
         if run.rows.keys() <= own.keys():
             raise InputError(f"{run.folder}: '{arm}' with seed {seed} is there twice; name one")

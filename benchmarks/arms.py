@@ -5,10 +5,10 @@
 
 RUNS are folders of tests, such as runs/invariance_fashion, those of one seed on the same images.
 Runs of one network and one `trained_on` are an arm, with the same seeds for all; several runs of
-one seed add their conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each arm, a column for
-each condition. Where an arm differs from the one that it stands against, + or - tells that the 95 %
-interval of the difference leaves out 0: paired by seed and image, over both (see `claims`); of one
-seed, over images alone. FILE.csv gets all differences with their intervals.
+one seed add their conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each
+arm, a column for each condition. Where an arm differs from the one that it stands against, + or -
+tells that the 95 % interval of the difference leaves out 0: paired by seed and image, over both
+(see `claims`); of one seed, over images alone. FILE.csv gets all differences with their intervals.
 """
 
 import argparse

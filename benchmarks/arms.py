@@ -60,9 +60,9 @@ def read_arms(paths: Sequence[Path]) -> Arms:
 
 
 def differences(arms: Arms, against: str) -> list[dict[str, Any]]:
-    """A row for each arm and condition: the mean, and its difference from the arm `against`."""
+    """A row for each arm and condition: the mean, and its difference from the first arm here."""
     rows = []
-    for arm, measured in arms.items():
+    for arm, measured in sorted(arms.items(), key=lambda item: item[0] != against):
         for condition, values in measured.items():
             mean, low, high = crossed_interval(values - arms[against][condition])
             facts = {"arm": arm, "condition": condition, "top1": values.mean()}

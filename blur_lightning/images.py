@@ -117,6 +117,30 @@ def resize_image(
     return np.asarray(Image.fromarray(image).resize(shape[::-1], _FILTERS[interpolation]))
 
 
+def resize_fast(
+    image: np.ndarray, shape: tuple[int, int], *, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Resize uint8 (h, w, 3) pixels by torch's filters: in a third of the time, but less exactly.
+
+    They have the same taps with fewer bits: a value in some hundreds differs, by one level.
+
+    Args:
+        image: An image.
+        shape: Rows and columns afterwards.
+        interpolation: bilinear or bicubic; antialiased.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    if image.shape[:2] == shape:
+        return image
+    pixels = torch.from_numpy(image if image.flags.writeable else image.copy())
+    resized = interpolate(
+        pixels.permute(2, 0, 1)[None], size=shape, mode=interpolation, antialias=True
+    )
+    return resized[0].permute(1, 2, 0).numpy()
+
+
 def resize_smaller_side(
     image: np.ndarray, side: int, *, interpolation: str = "bicubic"
 ) -> np.ndarray:

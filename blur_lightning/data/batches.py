@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,19 @@ def canonical_shapes(
             )
         shapes[place] = rows, columns
     return shapes
+
+
+def unmeasured(trainer: Any, split: str, *, count: int) -> list[int]:
+    """Images of a split that an interrupted test has not measured yet, of `count`."""
+    everything, module = list(range(count)), trainer.lightning_module
+    if split not in ("test", "predict") or not hasattr(module, "measured_before"):
+        return everything
+    measured = module.measured_before()
+    if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
+        return everything  # so many batches from the first one on
+    rest = [index for index in everything if index not in measured]
+    # A process without any would never come to the end, where all meet.
+    return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))
 
 
 def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:

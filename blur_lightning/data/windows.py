@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from blur_lightning.blur import Capture
 from blur_lightning.blur.cutting import cut_mask, cut_window
-from blur_lightning.images import UnreadableImageError, resize_image, resized_shape
+from blur_lightning.images import UnreadableImageError, resize_fast, resize_image, resized_shape
 
 
 @runtime_checkable
@@ -159,6 +159,7 @@ class WindowDataset(Dataset):
             window of an image at the canonical scale, or the whole of it where the capture's crop
             is that.
         flip: Mirror half of the images where there is a jitter.
+        fast: Resize images faster where there is a jitter, see `resize_fast`.
     """
 
     def __init__(
@@ -170,11 +171,13 @@ class WindowDataset(Dataset):
         seed: int = 0,
         jitter: Sequence[int] | None = None,
         flip: bool = True,
+        fast: bool = False,
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
         self.masked = source if isinstance(source, MaskedSource) else None
         self.paired = source if isinstance(source, PairedSource) else None
         self.seed, self.jitter, self.flip = seed, jitter, flip
+        self.fast = fast and jitter is not None
 
     def __len__(self) -> int:
         return len(self.source.names)
@@ -227,7 +230,8 @@ class WindowDataset(Dataset):
         for name, values in pixels.items():
             is_mask = name == "mask"
             filter = "nearest" if is_mask else capture.interpolation
-            values = resize_image(values, shape, interpolation=filter)
+            resize = resize_fast if self.fast and not is_mask else resize_image
+            values = resize(values, shape, interpolation=filter)
             if not capture.whole and is_mask:
                 values = cut_mask(values, side=side, place=place)
             elif not capture.whole:

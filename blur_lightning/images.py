@@ -57,13 +57,15 @@ def read_image(path: ImageFile) -> np.ndarray:
     try:
         with Image.open(BytesIO(path.read_bytes())) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits, which convert() would clip to white
-                grey = np.asarray(upright).astype(np.uint32) >> 8
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "RGB":
+                return np.asarray(image)
+            if image.mode.startswith("I"):  # 16 bits, which convert() would clip to white
+                grey = np.asarray(image).astype(np.uint32) >> 8
                 return np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-            if upright.mode in ("P", "PA"):  # a palette may hold transparency of its own
-                upright = upright.convert("RGBA")
-            return np.asarray(upright.convert("RGB"))
+            # A palette may hold transparency of its own.
+            opaque = image.convert("RGBA") if image.mode in ("P", "PA") else image
+            return np.asarray(opaque.convert("RGB"))
     except DECODER_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(f"{path}: cannot be read ({reason})") from error

@@ -1,13 +1,14 @@
-"""Sets trainings of several kinds, with the same seeds each, beside one of them.
+"""Sets networks that were trained or are run in several ways beside one of them.
 
-    python benchmarks/arms.py runs/invariance_fashion [--against 'NETWORK, MIX'] [--out FILE.csv]
+    python benchmarks/arms.py RUNS... [--against 'NETWORK, MIX'] [--out FILE.csv]
         [--records FILE.csv]
 
-RUNS are folders of tests on the same images. Runs of one network and one `trained_on` are an arm,
-with two or more seeds. Prints a table of top-1 in %, the mean of the seeds: a line for each arm, a
-column for each condition. Where an arm differs from the one that it stands against, + or - tells
-that the 95 % interval of the difference leaves out 0: paired by seed and image, over both (see
-`claims`). FILE.csv gets all differences with their intervals.
+RUNS are folders of tests, such as runs/invariance_fashion, those of one seed on the same images.
+Runs of one network and one `trained_on` are an arm, with the same seeds for all; several runs of
+one seed add their conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each
+arm, a column for each condition. Where an arm differs from the one that it stands against, + or -
+tells that the 95 % interval of the difference leaves out 0: paired by seed and image, over both
+(see `claims`); of one seed, over images alone. FILE.csv gets all differences with their intervals.
 """
 
 import argparse
@@ -22,51 +23,46 @@ from claims import crossed_interval, gather, seed_of
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import PROVENANCE, read_records, record_files, write_table
 from blur_lightning.records.rounding import rounded
-from blur_lightning.records.tested import load_run, on_same_images
+from blur_lightning.records.tested import Measured, load_run, on_same_images
 
 # Arm -> condition -> whether each image was right, in %, (seeds, images).
 Arms = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def read_arms(paths: Sequence[Path]) -> Arms:
-    """Read all runs; InputError unless arms have the same images and seeds."""
-    found: dict[str, dict[int, Any]] = {}
-    first = None
+    """Read all runs; InputError unless arms have the same seeds, images and conditions."""
+    # Arm -> seed -> condition -> values of all images.
+    found: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    firsts: dict[int, Measured] = {}
     for file in (file for path in paths for file in record_files(path)):
         record, run = read_records(file)[0], load_run(file)
-        first = first or run
-        if not on_same_images(first, run) or set(run.rows) != set(first.rows):
-            raise InputError(
-                f"{run.folder}: other images or conditions than in {first.folder}; repeat the test"
-            )
-        seeds = found.setdefault(f"{record.model}, {record.trained_on}", {})
-        if seeds.setdefault(seed := seed_of(run.folder / PROVENANCE), run) is not run:
-            raise InputError(f"{run.folder}: seed {seed} of an arm, as {seeds[seed].folder}")
+        arm, seed = f"{record.model}, {record.trained_on}", seed_of(run.folder / PROVENANCE)
+        if not on_same_images(first := firsts.setdefault(seed, run), run):
+            raise InputError(f"{run.folder}: other images than in {first.folder}; repeat the test")
+        own = found.setdefault(arm, {}).setdefault(seed, {})
+        if run.rows.keys() <= own.keys():
+            raise InputError(f"{run.folder}: '{arm}' with seed {seed} is there twice; name one")
+        own |= {name: 100.0 * run.columns["top1"][rows] for name, rows in run.rows.items()}
     if not found:
         raise InputError("RUNS: no test in them; name folders of tests")
-    wanted = set.union(*map(set, found.values()))
-    for arm, seeds in found.items():
-        if len(seeds) < 2 or set(seeds) != wanted:
+    wanted = {seed: values.keys() for seed, values in next(iter(found.values())).items()}
+    for arm, own in found.items():
+        if {seed: values.keys() for seed, values in own.items()} != wanted:
             raise InputError(
-                f"RUNS: '{arm}' has seeds {sorted(seeds)} of {sorted(wanted)}; each arm needs two "
-                "or more, the same for all"
+                f"RUNS: '{arm}' has other seeds or conditions than '{next(iter(found))}'; name the "
+                "same of all"
             )
-    assert first is not None
+    conditions = next(iter(wanted.values()))
     return {
-        arm: {
-            condition: np.stack(
-                [100.0 * runs[s].columns["top1"][runs[s].rows[condition]] for s in sorted(runs)]
-            )
-            for condition in first.rows
-        }
-        for arm, runs in found.items()
+        arm: {name: np.stack([own[seed][name] for seed in sorted(own)]) for name in conditions}
+        for arm, own in found.items()
     }
 
 
 def differences(arms: Arms, against: str) -> list[dict[str, Any]]:
-    """A row for each arm and condition: the mean, and its difference from the arm `against`."""
+    """A row for each arm and condition: the mean, and its difference from the first arm here."""
     rows = []
-    for arm, measured in arms.items():
+    for arm, measured in sorted(arms.items(), key=lambda item: item[0] != against):
         for condition, values in measured.items():
             mean, low, high = crossed_interval(values - arms[against][condition])
             facts = {"arm": arm, "condition": condition, "top1": values.mean()}

@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.batch, options.rounds = 128, 1
     torch.set_num_threads(1)
-    figures = {
-        arm.stem: (seconds(arm, _BEFORE + options.batches) - seconds(arm, _BEFORE))
-        / options.batches
-        for arm in ARMS
-    }
-    for arm, value in figures.items():
-        print(f"{arm:12} {value:.2f} s a batch, {value / figures['plain']:.1f} times the plain mix")
+    figures: dict[str, float] = {}
+    for arm in ARMS:
+        spent = seconds(arm, _BEFORE + options.batches) - seconds(arm, _BEFORE)
+        figures[arm.stem] = spent / options.batches
+        print(f"{arm.stem:12} {figures[arm.stem]:.3f} s a batch", flush=True)
+    for name, value in figures.items():
+        print(f"{name:12} {value / figures['plain']:.1f} times the plain mix")
     write_report(options, seconds_a_batch=figures)
     return 0
 

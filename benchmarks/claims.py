@@ -27,6 +27,7 @@ Ann. Math. Stat. 29, 614): n times the value of all images less n - 1 times that
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -302,15 +303,19 @@ def estimate(difference: Difference, measured: Values) -> Estimate:
 
 
 def crossed_interval(values: np.ndarray) -> Estimate:
-    """Mean and 95 % interval of values (seeds, images), both drawn from many; see the module."""
+    """Mean and 95 % interval of values (seeds, images), both drawn from many; see the module.
+
+    Of one seed it is the interval over images alone.
+    """
     from scipy.stats import t as student
 
     mean = float(values.mean())
     half_widths = [
         student.ppf(0.975, means.size - 1) * (means.var(ddof=1) / means.size) ** 0.5
         for means in (values.mean(axis=1), values.mean(axis=0))
+        if means.size > 1
     ]
-    half = float(np.hypot(*half_widths))
+    half = math.hypot(*half_widths)
     return Estimate(mean, mean - half, mean + half)
 
 

@@ -1,11 +1,12 @@
 """What survives a kill: commands are killed at random moments, begun again, and compared.
 
-    python benchmarks/faults.py [--kills 60] [--seed 0] [--only fit] [--out FILE]
+    python benchmarks/faults.py [--kills 64] [--seed 0] [--only fit] [--out FILE]
 
 Each command runs once without a fault. Then it is begun, killed by SIGKILL with all its processes
 at a moment drawn from the seed, and begun again, a few times in a row, before it may end. What it
-leaves must be that of the first run: bytes of files, bits of weights, rows of tables. Networks and
-data are those of the tests, so small that a run takes seconds. Exits with 1 where anything is lost.
+leaves must be that of the first run: bytes of files, bits of weights, rows of tables. So it must
+after what `mishaps.py` does to it. Networks and data are those of the tests, so small that a run
+takes seconds. Exits with 1 where anything is lost.
 """
 
 import argparse
@@ -25,11 +26,13 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
+import mishaps  # noqa: E402
 from forked import Command  # noqa: E402
 from small_runs import TASKS, small_run  # noqa: E402
 
 _CHAIN = 4  # kills in a row before a command may end
 _PATIENCE = 600.0  # s that one run may take on a busy machine
+_ROUNDING = 1e-5  # relative, of numbers that a network in float32 was measured by
 _TRIAL = """
 import sys, pathlib, time
 words = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
@@ -59,11 +62,16 @@ class Case(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Kills of one command, those after which it ended as it should, and what was lost."""
+    """Kills of one command, those after which it ended as it should, and what was lost.
+
+    Where memory begins decides the order of some sums in torch, and so the last digit of what a
+    network answers: measured numbers may differ by that, weights by nothing.
+    """
 
     kills: int
     survived: int
     lost: list[str]
+    rounded: int = 0  # of those that survived, with a number that differs by less than _ROUNDING
 
 
 def cases(inputs: Path) -> dict[str, Case]:
@@ -98,9 +106,10 @@ def measure(case: Case, work: Path, *, kills: int, random: np.random.Generator) 
         random: Draws the moments.
     """
     shutil.rmtree(work, ignore_errors=True)
+    Command(["--version"], work / "warm.log").wait()  # the server's imports are no part of a run
     begun, seconds = _undisturbed(case, work / "whole")
     expected = case.left(work / "whole")
-    done = survived = chain = 0
+    done = survived = rounded = chain = 0
     lost: list[str] = []
     while done < kills:
         out, chain, struck = work / f"chain{chain}", chain + 1, 0
@@ -117,12 +126,74 @@ def measure(case: Case, work: Path, *, kills: int, random: np.random.Generator) 
                 command.wait()
             struck += 1
         done += struck
+        start = time.monotonic()
         problem = _ended_otherwise(case, out, expected)
+        if not struck:  # it ended before its moment, and so was quicker than the one before
+            seconds = min(seconds, time.monotonic() - start)
         survived += 0 if problem else struck
+        rounded += 0 if problem or case.left(out) == expected else struck
         lost += [f"{out}: {problem}"] if problem else []
         if not problem:
             shutil.rmtree(out)
-    return Result(done, survived, lost)
+    return Result(done, survived, lost, rounded)
+
+
+def meet(inputs: Path, work: Path, only: str = "") -> dict[str, str]:
+    """Let each mishap happen to a command.
+
+    Args:
+        inputs: Folder of small data, which is made there.
+        work: Folder to work in; emptied.
+        only: Mishaps whose names begin so.
+
+    Returns:
+        What went wrong, by mishap; an empty text where all went as it should.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    photos = inputs / "photos"
+    if not photos.exists():
+        _write_inputs(photos, inputs / "videos")
+    fit = Case(_fit("Classification", inputs), run_left)
+    test = Case(
+        lambda out: [*_photo_test(photos), "--trainer.default_root_dir", out / "run"], run_left
+    )
+    last = max(photos.glob("*"))
+    happen: dict[str, tuple[Case, Callable[..., str], dict[str, Any]]] = {
+        "a loader's worker is killed": (fit, mishaps.killed_worker, {}),
+        "a photograph is removed": (
+            test,
+            mishaps.changed_photograph,
+            {"file": last, "content": None},
+        ),
+        "a photograph is replaced": (
+            test,
+            mishaps.changed_photograph,
+            {"file": last, "content": last.read_bytes() + b" "},
+        ),
+    }
+    if mishaps.may_mount():
+        happen["a disk takes nothing"] = (fit, mishaps.read_only, {})
+        for room in (8, 40, 60, 90):
+            happen[f"a disk has room for {room} KiB"] = (
+                fit,
+                mishaps.full_disk,
+                {"kilobytes": room},
+            )
+    found, expected = {}, dict[int, dict[str, Any]]()
+    for place, (name, (case, happens, options)) in enumerate(happen.items()):
+        if not name.startswith(only):
+            continue
+        setting = mishaps.Setting(case.words, case.left, _environment(), differs)
+        if id(case) not in expected:
+            whole = work / f"whole{place}/out"
+            whole.mkdir(parents=True)
+            setting.start(whole).wait()
+            expected[id(case)] = case.left(whole)
+        found[name] = happens(setting, work / f"{place}/out", expected[id(case)], **options)
+        print(f"{name:34} {'goes on' if not found[name] else found[name]}", flush=True)
+    if not mishaps.may_mount():
+        print("full disks are left out: this process may not mount any")
+    return found
 
 
 def _undisturbed(case: Case, out: Path) -> tuple[float, float]:
@@ -142,11 +213,14 @@ def _undisturbed(case: Case, out: Path) -> tuple[float, float]:
 
 def _start(case: Case, out: Path) -> Command:
     out.mkdir(parents=True, exist_ok=True)
-    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    words = case.words(out)
+    words, environment = case.words(out), _environment()
     return Command(
         words, out / "log.txt", processes=case.processes, environment=environment, folder=out
     )
+
+
+def _environment() -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
 def _ended_otherwise(case: Case, out: Path, expected: dict[str, Any]) -> str:
@@ -157,13 +231,37 @@ def _ended_otherwise(case: Case, out: Path, expected: dict[str, Any]) -> str:
         command.kill()
         last = command.log.read_text().strip().splitlines()[-1:]
         return f"status {status}: {' '.join(last)}"
-    found = case.left(out)
+    return differs(case.left(out), expected)
+
+
+def differs(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """What is not the same of what two runs have left, or nothing."""
     if found.keys() != expected.keys():
         return f"other files: {sorted(found.keys() ^ expected.keys())}"
-    return ", ".join(f"{name} differs" for name in found if found[name] != expected[name])
+    return ", ".join(f"{n} differs" for n in found if not _alike(found[n], expected[n]))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same, but for the rounding of Measured numbers."""
+    if isinstance(one, Measured) and isinstance(other, Measured):
+        return len(one.columns) == len(other.columns) and all(
+            a == b
+            or (
+                not isinstance(a[0], str)
+                and np.allclose(a, b, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)
+            )
+            for a, b in zip(one.columns, other.columns, strict=True)
+        )
+    return bool(one == other)
 
 
 # What commands leave
+
+
+class Measured(NamedTuple):
+    """Columns of a table of what was measured: lists of texts, or of numbers."""
+
+    columns: list[list[Any]]
 
 
 def files_left(out: Path) -> dict[str, Any]:
@@ -183,14 +281,21 @@ def run_left(out: Path) -> dict[str, Any]:
     import torch
     from pyarrow import parquet
 
+    from blur_lightning.records.robustness import read_records
+
     run = out / "run"
     found: dict[str, Any] = {
         path.name: path.read_bytes()
-        for path in (run / "robustness.csv", run / "diary.csv", *(run / "examples").glob("*"))
+        for path in (run / "diary.csv", *(run / "examples").glob("*"))
         if path.exists()
     }
-    for path in sorted(run.glob("*.parquet")):
-        found[path.name] = parquet.read_table(path).to_pydict()
+    found["diary"] = [
+        parquet.read_table(path).to_pydict() for path in sorted(run.glob("diary.parquet"))
+    ]
+    images = parquet.read_table(run / "images.parquet").to_pydict()
+    found["images.parquet"] = Measured([*images.values()])
+    records = zip(*read_records(run), strict=True)
+    found["robustness.csv"] = Measured([[x for x in c if x is not None] for c in records])
     facts = json.loads((run / "provenance.json").read_text())
     del facts["created"], facts["config"]
     found["provenance.json"] = facts
@@ -249,6 +354,23 @@ def _fit(task: str, inputs: Path, processes: int = 1) -> Callable[[Path], list[o
     return lambda out: ["fit", *words, *more, "--trainer.default_root_dir", out / "run"]
 
 
+def _photo_test(photos: Path) -> list[object]:
+    return [
+        *("test", "--config", ROOT / "experiments/base.yaml", "--trainer.accelerator", "cpu"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+        *(
+            "--model",
+            "blur_lightning.tasks.ClassificationTask",
+            "--model.conditions",
+            "[sharp, D2]",
+        ),
+        *("--model.net", "nets.Blocks", "--model.net.outputs", 10, "--model.net.pooled", "true"),
+        *("--data", "blur_lightning.data.PhotosDataModule", "--data.root", photos),
+        *("--data.num_classes", 10, "--data.batch_size", 1, "--data.num_workers", 0),
+        *("--data.capture.canonical", 64, "--data.capture.scale", 64, "--data.capture.crop", 64),
+    ]
+
+
 def _sweep_file(out: Path) -> Path:
     file, program = out / "sweep.yaml", out / "trial.py"
     if not file.exists():
@@ -266,17 +388,17 @@ def _write_inputs(photos: Path, videos: Path) -> None:
     from small_videos import moving, write_video
 
     for number in range(60):
-        write(photos / f"{number:02}.png", number, shape=(120, 160))
+        write(photos / f"{number:02}_{number % 10}.png", number, shape=(120, 160))
     for number in range(3):
         write_video(videos / f"{number}.avi", moving(100, (0.3 + 0.1 * number, 0.2)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill each command, print what survived, and write it as JSON if asked."""
+    """Kill each command, let each mishap happen, print what survived, and write it if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--kills", type=int, default=64, help="of all commands together")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--only", default="", help="commands whose names begin so")
+    parser.add_argument("--only", default="", help="commands and mishaps whose names begin so")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args(arguments)
     results: dict[str, Result] = {}
@@ -289,15 +411,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             random = np.random.default_rng([given.seed, place])
             results[name] = found = measure(case, work / "runs", kills=kills, random=random)
             missing = found.kills - found.survived
-            print(f"{name:24} {found.kills:6} {found.survived:9} {missing:5}", flush=True)
+            note = f"  ({found.rounded} but for rounding)" if found.rounded else ""
+            print(f"{name:24} {found.kills:6} {found.survived:9} {missing:5}{note}", flush=True)
             for line in found.lost:
                 print(f"    {line}", flush=True)
+        happened = meet(work / "in", work / "mishaps", given.only)
     total = [sum(r.kills for r in results.values()), sum(r.survived for r in results.values())]
     print(f"{'all':24} {total[0]:6} {total[1]:9} {total[0] - total[1]:5}")
     if given.out:
-        text = json.dumps({name: found._asdict() for name, found in results.items()}, indent=2)
-        given.out.write_text(text + "\n")
-    return int(any(found.lost for found in results.values()))
+        kills = {name: found._asdict() for name, found in results.items()}
+        given.out.write_text(json.dumps({"kills": kills, "mishaps": happened}, indent=2) + "\n")
+    return int(any(found.lost for found in results.values()) or any(happened.values()))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from typing import Any, BinaryIO
 import torch
 from lightning import LightningModule
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
 from blur_lightning.errors import Terminated
 from blur_lightning.records.robustness import replacing
+from blur_lightning.tasks.networks import network_facts
 
 FOLDER, LAST = "checkpoints", "last.ckpt"
 # Near the end of an epoch, as a long validation may follow, a checkpoint is no older (s).
@@ -89,7 +90,13 @@ class SaveAndLeave(Callback):
         self._agreed = int(trainer.strategy.reduce(known, reduce_op="max"))
         # After the last batch Lightning would go on with the next epoch, without a validation.
         if self._agreed and self.path is not None and rest:
-            self._pending = trainer._checkpoint_connector.dump_checkpoint()
+            self._pending = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["network"] = network_facts(pl_module)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -123,6 +130,18 @@ class SaveAndLeave(Callback):
 def _leave(number: int) -> None:
     if number > 1:  # 1: no signal, but time for a checkpoint
         raise Terminated(number)
+
+
+class MovingAverage(EMAWeightAveraging):
+    """A moving average of the weights, which a fit ends with, also one that had ended before.
+
+    Of a fit that was killed in its test nothing is left to train, and Lightning would go on with
+    the weights that were not averaged.
+    """
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 def forget_rows(file: Path, step: int) -> None:
@@ -172,6 +191,13 @@ class CheckpointFiles(TorchCheckpointIO):
             for newer, older in zip(ages[-2::-1], ages[:0:-1], strict=True):
                 if newer.exists():
                     newer.replace(older)
+
+    @override
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        # Whatever Lightning asks for: anything else than tensors and plain values may run code.
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:

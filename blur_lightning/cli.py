@@ -32,6 +32,10 @@ VERBS = {
         "blur_lightning.records.comparison:compare",
         "tell whether two runs differ, image by image",
     ),
+    "export": (
+        "blur_lightning.exporting:export",
+        "write the network of a checkpoint as safetensors",
+    ),
     "sweep": (
         "blur_lightning.sweeps.running:sweep",
         "run all trials of sweep files on this machine",
@@ -103,7 +107,25 @@ def _help() -> str:
 
 
 def _call(target: str, words: Sequence[str]) -> Any:
-    """Call a function whose positional parameters take paths, and whose keywords are options."""
+    function, paths, options = read_call(target, words)
+    return function(*paths, **options)
+
+
+def read_call(
+    target: str, words: Sequence[str]
+) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+    """Read a command line for a function, and do not call it.
+
+    Args:
+        target: module:name. Its positional parameters take paths, its keywords are options.
+        words: The command line from the verb on.
+
+    Returns:
+        The function, its paths, and its keywords.
+
+    Raises:
+        InputError: The words do not fit.
+    """
     from inspect import signature
 
     from docstring_parser import parse
@@ -115,7 +137,9 @@ def _call(target: str, words: Sequence[str]) -> Any:
     documentation = parse(function.__doc__)
     about = {parameter.arg_name: parameter.description for parameter in documentation.params}
     parser = OneLineErrorParser(
-        prog=f"python -m blur_lightning {words[0]}", description=documentation.description
+        prog=f"python -m blur_lightning {words[0]}",
+        description=documentation.description,
+        allow_abbrev=False,
     )
     paths = [p for p in signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     for path in paths:
@@ -130,7 +154,7 @@ def _call(target: str, words: Sequence[str]) -> Any:
         for word, following in pairwise([*words[1:], ""])
     ]
     arguments = dict(parser.instantiate(parser.parse_args(options)).items())
-    return function(*[arguments.pop(path.name) for path in paths], **arguments)
+    return function, [arguments.pop(path.name) for path in paths], arguments
 
 
 def _analyze(words: Sequence[str]) -> int:
@@ -207,7 +231,7 @@ def _lack(error: BaseException | None) -> str | None:
 
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_PLACE:
-            return str(unwritable(Path(error.filename or "a file"), error))
+            return str(unwritable(Path(error.filename or "the disk"), error))
         if isinstance(error, RuntimeError) and (lost := _LOST.search(str(error))):
             return f"{lost[0]} (memory?); the same command goes on from what is kept"
         error = error.__cause__ or error.__context__

@@ -4,6 +4,7 @@ A map belongs to the photograph of the same path below its folder, endings aside
 of the photograph, upright, or its aspect ratio, and is resized with it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -85,9 +86,9 @@ def find_maps(where: Path, photos: Mapping[str, Path], kind: Kind) -> dict[str, 
                 raise InputError(f"{first} and {others[0]}: {kind}s of {source}; remove one")
             if first:
                 maps[file] = first
-    sources = {source.resolve() for source in photos.values()}
+    sources = {os.path.realpath(source) for source in photos.values()}
     for path in maps.values():
-        if path.resolve() in sources:
+        if os.path.realpath(path) in sources:
             raise InputError(
                 f"{path}: is also a photograph to copy; keep {kind}s in a folder apart"
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 from lightning import LightningDataModule
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
@@ -17,7 +17,7 @@ from typing_extensions import override
 from blur_lightning.analysis.invariance import InvarianceAnalysis
 from blur_lightning.analysis.residuals import ResidualAnalysis, blur_sizes
 from blur_lightning.batch_norm import SyncedBatchNorm
-from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, SaveAndLeave
+from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, MovingAverage, SaveAndLeave
 from blur_lightning.data import PairsDataModule
 from blur_lightning.errors import InputError
 from blur_lightning.models import finetuned
@@ -89,7 +89,7 @@ class Trainer(lightning.Trainer):
         if ema is not None:
             if not 0 < ema < 1:
                 raise InputError(f"trainer.ema: {ema} is not between 0 and 1")
-            callbacks.append(EMAWeightAveraging(decay=ema))
+            callbacks.append(MovingAverage(decay=ema))
         # The last one, so that it keeps what the others did in a step.
         callbacks.append(SaveAndLeave(last, minutes=checkpoint_minutes))
         if sync_batchnorm:

@@ -52,5 +52,5 @@ def _count(value: Any, known: dict[int, float]) -> float:
     if id(value) not in known:
         known[id(value)] = inf  # until it is counted
         inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(each, known) for each in inner)
+        known[id(value)] = 1.0 + sum(_count(each, known) for each in inner)
     return known[id(value)]

@@ -87,19 +87,49 @@ def test_what_is_beyond_noise_is_marked_on_its_side(tmp_path, capsys):
     assert main([str(tmp_path), "--against", "net, good"]) == 0
     assert "| net, bad | 100.0 | 0.0- |" in capsys.readouterr().out
     assert main([str(tmp_path), "--against", "net, bad"]) == 0
-    assert "| net, good | 100.0 | 100.0+ |" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| net, bad | 100.0 | 0.0 |",
+        "| net, good | 100.0 | 100.0+ |",
+    ]
+
+
+def test_of_one_seed_the_interval_is_over_images(runs, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert main([str(runs / "plain0"), str(runs / "worst0"), "--out", str(out)]) == 0
+    with out.open() as stream:
+        (row,) = [r for r in csv.DictReader(stream) if (r["arm"], r["condition"]) == WORST_D2]
+    gains = 100.0 * (np.array(HITS["worst"]["D2"][0]) - np.array(HITS["plain"]["D2"][0]))
+    half = stats.t.ppf(0.975, 3) * stats.sem(gains)
+    assert float(row["low"]) == pytest.approx(gains.mean() - half)
+
+
+def test_each_seed_may_have_its_own_images(tmp_path, capsys):
+    for seed, images in enumerate([(0, 1, 2, 3), (2, 3, 4, 5)]):
+        for mix, hits in HITS.items():
+            write_run(tmp_path / f"{mix}{seed}", mix, seed, hits, images=images)
+    assert main([str(tmp_path)]) == 0
+    assert "| net, worst | 75.0 | 87.5 |" in capsys.readouterr().out
+
+
+def test_runs_of_one_seed_add_their_conditions(tmp_path, capsys):
+    for condition in ("sharp", "D2"):
+        for mix in HITS:
+            hits = {condition: HITS[mix][condition]}
+            write_run(tmp_path / f"{mix}-{condition}", mix, 0, hits)
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| trained on | D2 | sharp |" in printed
+    assert "| net, worst | 100.0 | 75.0 |" in printed
 
 
 def test_runs_that_do_not_belong_together_are_told_in_one_line(runs, tmp_path, capsys):
     assert main([str(runs), "--against", "net, none"]) == 2
     assert "--against: no arm 'net, none'; there are: net, plain; net" in capsys.readouterr().err
-    assert main([str(runs / "plain0"), str(runs / "worst0")]) == 2
-    assert "RUNS: 'net, plain' has seeds [0] of [0]; each arm needs" in capsys.readouterr().err
     assert main([str(runs / "plain0"), str(runs / "plain1"), str(runs / "worst0")]) == 2
-    assert "RUNS: 'net, worst' has seeds [0] of [0, 1]" in capsys.readouterr().err
-    write_run(tmp_path / "other", "plain", 1, HITS["plain"], images=(4, 5, 6, 7))
+    assert "RUNS: 'net, worst' has other seeds or conditions" in capsys.readouterr().err
+    write_run(tmp_path / "other", "third", 1, HITS["plain"], images=(4, 5, 6, 7))
     assert main([str(runs), str(tmp_path / "other")]) == 2
-    assert "other images or conditions than in" in capsys.readouterr().err
+    assert "other images than in" in capsys.readouterr().err
     write_run(tmp_path / "twice", "plain", 1, HITS["plain"])
     assert main([str(runs), str(tmp_path / "twice")]) == 2
-    assert "seed 1 of an arm, as" in capsys.readouterr().err
+    assert "'net, plain' with seed 1 is there twice" in capsys.readouterr().err

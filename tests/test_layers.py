@@ -13,6 +13,7 @@ LAYERS = [
     {"errors", "__init__"},
     {"yaml_files"},
     {"images", "parsing", "tiles"},
+    {"weights"},
     {
         "blur",
         "blur_estimate",
@@ -24,7 +25,7 @@ LAYERS = [
         "records",
         "online",
     },
-    {"metrics", "image_quality", "report", "starting", "resuming", "workers"},
+    {"metrics", "image_quality", "report", "starting", "exporting", "resuming", "workers"},
     {"data", "tasks", "photograph", "wild", "sweeps"},
     {"analysis", "batch_norm", "checkpoints", "copies", "tracking"},
     {"trainer", "checkpoint_choice"},
@@ -96,7 +97,12 @@ def test_reports_and_records_need_no_torch():
         for module in ("images", "online", "parsing", "photograph", "resuming")
     ]
     light += [ROOT / f"{module}.py" for module in ("pair_layouts", "starting", "voc_layout")]
-    light += [ROOT / "workers.py", ROOT / "yaml_files.py", ROOT / "analysis" / "invariance_page.py"]
+    light += [
+        ROOT / "workers.py",
+        ROOT / "yaml_files.py",
+        ROOT / "exporting.py",
+        ROOT / "analysis" / "invariance_page.py",
+    ]
     for package in ("records", "report", "sweeps", "wild"):
         light += (ROOT / package).glob("*.py")
     for module in light:

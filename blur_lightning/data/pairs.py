@@ -81,7 +81,7 @@ class PairsDataModule(Sharded, BlurDataModule):
         test_whole: Test and predict whole images instead of their central crops; validation is on
             central crops.
         flip: Mirror half of the training images, left to right.
-        batch_size: Images in a batch; the whole images of a test too.
+        batch_size: Images in a batch of each process; the whole images of a test too.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read, or whose partner cannot or has

@@ -93,7 +93,7 @@ class VOCDataModule(Sharded, BlurDataModule):
         jitter: Scales, in pixels, to which training images are resized before the blur, one at
             random, measured as the canonical one; empty is that alone.
         flip: Mirror half of the training images, left to right.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read, or whose mask cannot, and list them

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from natural import natural_picture
 from scipy import ndimage
 
 from blur_lightning.blur import Blur, BlurDistribution, blur_images
@@ -37,14 +38,7 @@ def blurred_by(pixels, text):
 
 @pytest.fixture(scope="module")
 def picture():
-    """Noise with the spectrum of photographs, amplitudes that fall with the frequency."""
-    shape = (SIDE, SIDE + 64)
-    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
-    frequency[0, 0] = 1
-    white = np.random.default_rng(0).normal(size=shape)
-    pink = np.fft.irfft2(np.fft.rfft2(white) / frequency, shape)
-    grey = (128 + 50 * (pink - pink.mean()) / pink.std()).clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return natural_picture(0)
 
 
 @pytest.fixture(scope="module")

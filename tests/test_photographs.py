@@ -6,12 +6,11 @@ from math import inf, nan
 
 import numpy as np
 import pytest
+from natural import natural_picture
 from PIL import Image
 
 from blur_lightning.blur import BlurDistribution
-from blur_lightning.blur_estimate import SIDE
 from blur_lightning.cli import main
-from blur_lightning.data.procedural import scene
 from blur_lightning.errors import InputError
 from blur_lightning.images import UnreadableImageError
 from blur_lightning.records.photographs import Photograph, read_photographs, suggest_mix
@@ -147,11 +146,11 @@ def test_sharp_photographs_get_no_mix():
 
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory):
-    """The folder of a prediction: scenes sharp and blurred, one flat; with a critical blur."""
+    """The folder of a prediction: pictures sharp and blurred, one flat; with a critical blur."""
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "photos").mkdir()
     for index in range(4):
-        image = Image.fromarray(scene(11, index, size=SIDE).frames[0])
+        image = Image.fromarray(natural_picture(index))
         image.save(folder / "photos" / f"{index}.png")
     words = ["blur", str(folder / "photos"), "--blur", "D5", "--out", str(folder / "blurred")]
     assert main([*words, "--workers", "1"]) == 0

@@ -11,7 +11,7 @@ from blur_lightning.errors import InputError
 # What a folder may hold besides videos is told apart by ending, as people do.
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts"})
 SMALLEST = 16  # px of a side, for an optical flow
-# Playlists and the like, which name other files and addresses, are no videos, whatever their ending.
+# Playlists and the like, which name other files and addresses, are no videos whatever their ending.
 _ITSELF = {
     "protocol_whitelist": "file",
     "format_whitelist": "apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,"

@@ -27,11 +27,13 @@ class Setting(NamedTuple):
         words: The command line for a folder.
         left: What it leaves in that folder.
         environment: Variables of its process.
+        differs: What is not the same of what two runs have left, or nothing.
     """
 
     words: Callable[[Path], Sequence[object]]
     left: Left
     environment: dict[str, str]
+    differs: Callable[[dict[str, Any], dict[str, Any]], str]
 
     def start(self, out: Path) -> Command:
         """Begin it; what it prints goes beside the folder, which may be full."""
@@ -133,5 +135,4 @@ def _as_ever(setting: Setting, out: Path, expected: dict[str, Any]) -> str:
         command.kill()
         return f"again, status {status}: {' | '.join(command.log.read_text().splitlines()[-3:])}"
     found = setting.left(out)
-    differ = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
-    return ", ".join(f"{name} differs" for name in differ)
+    return setting.differs(found, expected)

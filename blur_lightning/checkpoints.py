@@ -135,8 +135,8 @@ def _leave(number: int) -> None:
 class MovingAverage(EMAWeightAveraging):
     """A moving average of the weights, which a fit ends with, also one that had ended before.
 
-    Of a fit that was killed in its test nothing is left to train, and Lightning would go on with the
-    weights that were not averaged.
+    Of a fit that was killed in its test nothing is left to train, and Lightning would go on with
+    the weights that were not averaged.
     """
 
     @override

@@ -66,9 +66,12 @@ def test_what_is_no_video_is_told(tmp_path):
     assert count_frames(tmp_path / "a.mp4") == 0
 
 
-@pytest.mark.parametrize(("ending", "reason"), [("avi", "or damaged"), ("mkv", "s lack")])
-def test_frames_before_a_cut_come_and_the_cut_is_told(tmp_path, ending, reason):
-    path = write_video(tmp_path / f"a.{ending}", FRAMES, fps=10)
+@pytest.mark.parametrize(
+    ("ending", "reason", "fps"),
+    [("avi", "or damaged", 10), ("mkv", "s lack", 10), ("mkv", "s lack", 240)],
+)
+def test_frames_before_a_cut_come_and_the_cut_is_told(tmp_path, ending, reason, fps):
+    path = write_video(tmp_path / f"a.{ending}", FRAMES, fps=fps)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     frames = read_frames(path)
     with pytest.raises(UnreadableVideoError, match=f"a.{ending}: cut off .*{reason}") as told:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, default_collate
 from typing_extensions import override
 
@@ -196,7 +195,7 @@ def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     return batch | ({"estimate": estimates} if estimates else {}) | {"unreadable": unreadable}
 
 
-def unmeasured(trainer: Trainer, split: str, count: int) -> list[int]:
+def unmeasured(trainer: Any, split: str, count: int) -> list[int]:
     """Images of a split that an interrupted test has not measured yet.
 
     Args:

@@ -20,6 +20,13 @@ from blur_lightning.records.writing import replacing
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
+# What commands other than test leave in a run's folder, best to look at first.
+_OTHER_RESULTS = {
+    "before_after.html": "predict",
+    "predictions.csv": "predict",
+    "invariance.html": "analyze invariance",
+    "residuals.csv": "analyze residuals",
+}
 # A value and the ends of its interval.
 Interval = tuple[float, float | None, float | None]
 _CHUNK = 2**20  # resampled values held at once: 8 MiB of indices
@@ -208,7 +215,12 @@ def record_files(path: Path) -> list[Path]:
         raise InputError(f"{path}: not found; name the folder of a test run or its {RECORDS}")
     files = sorted(file for file in path.rglob(RECORDS) if file.is_file())
     if not files:
-        raise InputError(f"{path}: no {RECORDS} in this folder or below; name that of a test run")
+        problem = f"{path}: no {RECORDS} in this folder or below; "
+        for name, command in _OTHER_RESULTS.items():
+            if found := next(iter(sorted(path.rglob(name))), None):
+                problem += f"{found} is there, which {command} wrote: open it, or "
+                break
+        raise InputError(f"{problem}name the folder of a test run")
     return files
 
 

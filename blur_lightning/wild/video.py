@@ -11,13 +11,14 @@ from blur_lightning.errors import InputError
 # What a folder may hold besides videos is told apart by ending, as people do.
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts"})
 SMALLEST = 16  # px of a side, for an optical flow
-# Playlists and the like, which name other files and addresses, are no videos whatever their ending.
+# Playlists and the like name other files and addresses; whatever their ending, they are no videos.
 _ITSELF = {
     "protocol_whitelist": "file",
     "format_whitelist": "apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,"
     "mpegvideo,mxf,nut,ogg,yuv4mpegpipe",
 }
-_MISSING = 0.5  # s that a header may promise too many: sound may be longer
+# What a header may promise too much, for sound may be longer: seconds, and share of a short video.
+_MISSING, _MISSING_SHARE = 0.5, 0.25
 
 
 class UnreadableVideoError(Exception):
@@ -102,12 +103,13 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
                             f"an optical flow takes {SMALLEST} or more"
                         )
                     yield Frame(last, pixels, float(picture.time_base or 0))
-            missing = _missing(container, last)
+            promised = _promised_end(container)
     except av.error.FFmpegError as error:
         raise UnreadableVideoError(
             f"{path}: cannot be decoded after {count} frames ({error.strerror})"
         ) from error
-    if missing > _MISSING:
+    missing = 0 if last is None else promised - last
+    if missing > min(_MISSING, _MISSING_SHARE * promised):
         raise UnreadableVideoError(f"{path}: cut off after {count} frames; {missing:.1f} s lack")
 
 
@@ -127,14 +129,12 @@ def _reduced(picture: Any, reduce: int) -> np.ndarray:
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
-def _missing(container: Any, last: float | None) -> float:
-    """How many seconds the header promises beyond the last frame, as far as it tells."""
+def _promised_end(container: Any) -> float:
+    """When the last frame ends by the header, in seconds; 0 where it does not tell."""
     stream = container.streams.video[0]
-    if last is None:
-        return 0
     if stream.duration is not None:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - last
-    return (container.duration or 0) / 1e6 - last  # of all streams, in microseconds
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return (container.duration or 0) / 1e6  # of all streams, in microseconds
 
 
 def count_frames(path: Path) -> int:

@@ -175,10 +175,10 @@ def resize_smaller_side(
 
 
 def file_size(path: ImageFile) -> int:
-    """Bytes of a file; 0 where it is gone."""
+    """Bytes of a file; 0 where it is gone or a link leads nowhere."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:  # also a link in a circle
         return 0
 
 

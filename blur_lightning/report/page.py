@@ -103,6 +103,8 @@ def report(
         serve_page(runs, write, port=port)
     elif out or figure or figures or tables:
         write()
+        for path in filter(None, (out, figure, figures)):
+            print(f"written: {path}")
 
 
 def _write(

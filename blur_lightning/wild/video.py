@@ -15,7 +15,7 @@ SMALLEST = 16  # px of a side, for an optical flow
 _ITSELF = {
     "protocol_whitelist": "file",
     "format_whitelist": "apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,"
-    "mpegvideo,mxf,nut,ogg,yuv4mpegpipe",
+    "mpegvideo,mxf,nut,ogg,wav,yuv4mpegpipe",
 }
 # What a header may promise too much, for sound may be longer: seconds, and share of a short video.
 _MISSING, _MISSING_SHARE = 0.5, 0.25

@@ -246,8 +246,10 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, Measured) and isinstance(other, Measured):
         return len(one.columns) == len(other.columns) and all(
             a == b
-            or not isinstance(a[0], str)
-            and np.allclose(a, b, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)
+            or (
+                not isinstance(a[0], str)
+                and np.allclose(a, b, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)
+            )
             for a, b in zip(one.columns, other.columns, strict=True)
         )
     return bool(one == other)

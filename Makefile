@@ -115,8 +115,8 @@ wild: install data/wild_small  ## train DeblurNet on averaged frames and on kern
 RESTORED := runs/restored
 CLASSIFIER := $(SCENES) --test false
 $(RESTORED)/nafnet/checkpoints/last.ckpt:
-	OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/deblur_scenes.yaml --test false --data.blur D0..4 --trainer.max_epochs 3 \
-		--model.lr_scheduler.total_steps 750 --trainer.default_root_dir $(RESTORED)/nafnet
+	OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/deblur_scenes.yaml --test false --data.blur D1..4 --trainer.max_epochs 2 \
+		--model.lr_scheduler.total_steps 500 --trainer.default_root_dir $(RESTORED)/nafnet
 $(RESTORED)/sharp/checkpoints/last.ckpt:
 	$(CLASSIFIER) --data.blur sharp --trainer.default_root_dir $(RESTORED)/sharp
 $(RESTORED)/finetuned/checkpoints/last.ckpt: $(RESTORED)/sharp/checkpoints/last.ckpt

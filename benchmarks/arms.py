@@ -3,12 +3,12 @@
     python benchmarks/arms.py RUNS... [--against 'NETWORK, MIX'] [--out FILE.csv]
         [--records FILE.csv]
 
-RUNS are folders of tests on the same images, such as runs/invariance_fashion. Runs of one network
-and one `trained_on` are an arm, with the same seeds for all; several runs of one seed add their
-conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each arm, a column for
-each condition. Where an arm differs from the one that it stands against, + or - tells that the 95 %
-interval of the difference leaves out 0: paired by seed and image, over both (see `claims`); of one
-seed, over images alone. FILE.csv gets all differences with their intervals.
+RUNS are folders of tests, such as runs/invariance_fashion, those of one seed on the same images.
+Runs of one network and one `trained_on` are an arm, with the same seeds for all; several runs of
+one seed add their conditions. Prints a table of top-1 in %, the mean of the seeds: a line for each
+arm, a column for each condition. Where an arm differs from the one that it stands against, + or -
+tells that the 95 % interval of the difference leaves out 0: paired by seed and image, over both
+(see `claims`); of one seed, over images alone. FILE.csv gets all differences with their intervals.
 """
 
 import argparse
@@ -23,23 +23,22 @@ from claims import crossed_interval, gather, seed_of
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import PROVENANCE, read_records, record_files, write_table
 from blur_lightning.records.rounding import rounded
-from blur_lightning.records.tested import load_run, on_same_images
+from blur_lightning.records.tested import Measured, load_run, on_same_images
 
 # Arm -> condition -> whether each image was right, in %, (seeds, images).
 Arms = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def read_arms(paths: Sequence[Path]) -> Arms:
-    """Read all runs; InputError unless arms have the same images, seeds and conditions."""
+    """Read all runs; InputError unless arms have the same seeds, images and conditions."""
     # Arm -> seed -> condition -> values of all images.
     found: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-    first = None
+    firsts: dict[int, Measured] = {}
     for file in (file for path in paths for file in record_files(path)):
         record, run = read_records(file)[0], load_run(file)
-        first = first or run
-        if not on_same_images(first, run):
-            raise InputError(f"{run.folder}: other images than in {first.folder}; repeat the test")
         arm, seed = f"{record.model}, {record.trained_on}", seed_of(run.folder / PROVENANCE)
+        if not on_same_images(first := firsts.setdefault(seed, run), run):
+            raise InputError(f"{run.folder}: other images than in {first.folder}; repeat the test")
         own = found.setdefault(arm, {}).setdefault(seed, {})
         if run.rows.keys() <= own.keys():
             raise InputError(f"{run.folder}: '{arm}' with seed {seed} is there twice; name one")
@@ -61,9 +60,9 @@ def read_arms(paths: Sequence[Path]) -> Arms:
 
 
 def differences(arms: Arms, against: str) -> list[dict[str, Any]]:
-    """A row for each arm and condition: the mean, and its difference from the arm `against`."""
+    """A row for each arm and condition: the mean, and its difference from the first arm here."""
     rows = []
-    for arm, measured in arms.items():
+    for arm, measured in sorted(arms.items(), key=lambda item: item[0] != against):
         for condition, values in measured.items():
             mean, low, high = crossed_interval(values - arms[against][condition])
             facts = {"arm": arm, "condition": condition, "top1": values.mean()}

@@ -206,7 +206,7 @@ def store_jpegs(folder: Path, count: int) -> list[Path]:
     package = find_spec("foolbox")
     assert package is not None and package.submodule_search_locations
     photographs = sorted(Path(package.submodule_search_locations[0]).glob("data/imagenet_*"))
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"photograph_{index}.jpg" for index in range(count)]
     for index, file in enumerate(files):
         with Image.open(photographs[index % len(photographs)]) as image:

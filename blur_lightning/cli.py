@@ -137,7 +137,9 @@ def read_call(
     documentation = parse(function.__doc__)
     about = {parameter.arg_name: parameter.description for parameter in documentation.params}
     parser = OneLineErrorParser(
-        prog=f"python -m blur_lightning {words[0]}", description=documentation.description
+        prog=f"python -m blur_lightning {words[0]}",
+        description=documentation.description,
+        allow_abbrev=False,
     )
     paths = [p for p in signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     for path in paths:

@@ -1,5 +1,6 @@
 """What is on disk of the data that an experiment names; nothing is instantiated."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import file_digest
 from importlib.util import find_spec
@@ -20,6 +21,21 @@ class Need(NamedTuple):
     mark: str  # ok, missing, or note: works without
     what: str
     remedy: str = ""
+
+
+def _shards(root: Any) -> Need | None:
+    """Shards that the command shard wrote, in place of files; None where there are none."""
+    if "://" in str(root):
+        return Need("note", f"data: {root} was not asked; the run itself says what it lacks")
+    manifest = Path(str(root), "shards.json")
+    if not manifest.is_file():
+        return None
+    try:
+        counts = json.loads(manifest.read_text(encoding="utf-8"))["parts"]
+        found = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return Need("missing", f"data: {manifest} tells of no shards", "write them again")
+    return Need("ok", f"data: shards in {root}: {found}")
 
 
 def _imagenet(settings: Settings, trains: bool) -> Need:
@@ -149,12 +165,16 @@ def _scenes(settings: Settings, trains: bool) -> Need:
     return Need("ok", "data: scenes, drawn from a seed")
 
 
+def _or_shards(need: Callable[[Settings, bool], Need]) -> Callable[[Settings, bool], Need]:
+    return lambda settings, trains: _shards(settings.get("data.root")) or need(settings, trains)
+
+
 # What each data module needs, by its name.
 DATA: dict[str, Callable[[Settings, bool], Need]] = {
-    "ImageNetDataModule": _imagenet,
+    "ImageNetDataModule": _or_shards(_imagenet),
     "PhotosDataModule": _photos,
     "FashionMNISTDataModule": _fashion,
     "ScenesDataModule": _scenes,
-    "VOCDataModule": _voc,
-    "PairsDataModule": _pairs,
+    "VOCDataModule": _or_shards(_voc),
+    "PairsDataModule": _or_shards(_pairs),
 }

@@ -80,13 +80,15 @@ def read_image(path: ImageFile) -> np.ndarray:
     try:
         with open_image(path) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits, which convert() would clip to white
-                grey = np.asarray(upright).astype(np.uint32) >> 8
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "RGB":
+                return np.asarray(image)
+            if image.mode.startswith("I"):  # 16 bits, which convert() would clip to white
+                grey = np.asarray(image).astype(np.uint32) >> 8
                 return np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-            if upright.mode in ("P", "PA"):  # a palette may hold transparency of its own
-                upright = upright.convert("RGBA")
-            return np.asarray(upright.convert("RGB"))
+            # A palette may hold transparency of its own.
+            opaque = image.convert("RGBA") if image.mode in ("P", "PA") else image
+            return np.asarray(opaque.convert("RGB"))
     except DECODER_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(f"{path}: cannot be read ({reason})") from error
@@ -138,6 +140,30 @@ def resize_image(
     if image.shape[:2] == shape:
         return image
     return np.asarray(Image.fromarray(image).resize(shape[::-1], _FILTERS[interpolation]))
+
+
+def resize_fast(
+    image: np.ndarray, shape: tuple[int, int], *, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Resize uint8 (h, w, 3) pixels by torch's filters: in a third of the time, but less exactly.
+
+    They have the same taps with fewer bits: a value in some hundreds differs, by one level.
+
+    Args:
+        image: An image.
+        shape: Rows and columns afterwards.
+        interpolation: bilinear or bicubic; antialiased.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    if image.shape[:2] == shape:
+        return image
+    pixels = torch.from_numpy(image if image.flags.writeable else image.copy())
+    resized = interpolate(
+        pixels.permute(2, 0, 1)[None], size=shape, mode=interpolation, antialias=True
+    )
+    return resized[0].permute(1, 2, 0).numpy()
 
 
 def resize_smaller_side(

@@ -87,7 +87,10 @@ def test_what_is_beyond_noise_is_marked_on_its_side(tmp_path, capsys):
     assert main([str(tmp_path), "--against", "net, good"]) == 0
     assert "| net, bad | 100.0 | 0.0- |" in capsys.readouterr().out
     assert main([str(tmp_path), "--against", "net, bad"]) == 0
-    assert "| net, good | 100.0 | 100.0+ |" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| net, bad | 100.0 | 0.0 |",
+        "| net, good | 100.0 | 100.0+ |",
+    ]
 
 
 def test_of_one_seed_the_interval_is_over_images(runs, tmp_path, capsys):
@@ -98,6 +101,14 @@ def test_of_one_seed_the_interval_is_over_images(runs, tmp_path, capsys):
     gains = 100.0 * (np.array(HITS["worst"]["D2"][0]) - np.array(HITS["plain"]["D2"][0]))
     half = stats.t.ppf(0.975, 3) * stats.sem(gains)
     assert float(row["low"]) == pytest.approx(gains.mean() - half)
+
+
+def test_each_seed_may_have_its_own_images(tmp_path, capsys):
+    for seed, images in enumerate([(0, 1, 2, 3), (2, 3, 4, 5)]):
+        for mix, hits in HITS.items():
+            write_run(tmp_path / f"{mix}{seed}", mix, seed, hits, images=images)
+    assert main([str(tmp_path)]) == 0
+    assert "| net, worst | 75.0 | 87.5 |" in capsys.readouterr().out
 
 
 def test_runs_of_one_seed_add_their_conditions(tmp_path, capsys):
@@ -116,7 +127,7 @@ def test_runs_that_do_not_belong_together_are_told_in_one_line(runs, tmp_path, c
     assert "--against: no arm 'net, none'; there are: net, plain; net" in capsys.readouterr().err
     assert main([str(runs / "plain0"), str(runs / "plain1"), str(runs / "worst0")]) == 2
     assert "RUNS: 'net, worst' has other seeds or conditions" in capsys.readouterr().err
-    write_run(tmp_path / "other", "plain", 1, HITS["plain"], images=(4, 5, 6, 7))
+    write_run(tmp_path / "other", "third", 1, HITS["plain"], images=(4, 5, 6, 7))
     assert main([str(runs), str(tmp_path / "other")]) == 2
     assert "other images than in" in capsys.readouterr().err
     write_run(tmp_path / "twice", "plain", 1, HITS["plain"])

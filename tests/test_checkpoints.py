@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -245,3 +246,20 @@ def test_two_processes_leave_and_go_on_together(tmp_path, launcher, group):
     assert "going on from" in again.stderr
     assert process(tmp_path / "whole", *two, launcher=run).returncode == 0
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_and_sees_each_other_image_once(tmp_path, counts):
+    for count in counts:
+        # Either way a step takes 8 of the 40 images.
+        size = 8 // count
+        more = ("--trainer.devices", count, "--data.num_workers", 1, "--data.batch_size", size)
+        more = (*more, "--trainer.strategy", "ddp") if count > 1 else more
+        run = process(tmp_path / "run", *more, *ended(step=3, number=signal.SIGTERM))
+        assert run.returncode == (0 if count == counts[-1] else 143), run.stderr
+    diary = pq.read_table(tmp_path / "run/diary.parquet").to_pydict()
+    for epoch in (0, 1):
+        seen = [i for i, e in zip(diary["index"], diary["epoch"], strict=True) if e == epoch]
+        assert sorted(seen) == list(range(40)), (epoch, seen)
+    assert state(tmp_path / "run")["global_step"] == 10

@@ -129,3 +129,13 @@ def test_pairs_are_counted_and_gopros_are_known(tmp_path, monkeypatch):
     missing = pairs(tmp_path / "mine")
     assert missing.mark == "missing"
     assert "mine/train: there is no such folder" in missing.what
+
+
+def test_shards_in_place_of_files_are_told(tmp_path):
+    (tmp_path / "shards.json").write_text('{"parts": {"train": 1200, "val": 5}}')
+    for module in ("ImageNetDataModule", "VOCDataModule", "PairsDataModule"):
+        found = DATA[module]({"data.root": str(tmp_path)}, True)
+        assert found == ("ok", f"data: shards in {tmp_path}: train 1,200, val 5", "")
+    assert need("s3://bucket/voc").mark == "note"
+    (tmp_path / "shards.json").write_text("[]")
+    assert need(tmp_path).remedy == "write them again"

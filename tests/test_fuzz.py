@@ -138,7 +138,7 @@ def check_kit(folder, truth, wnids):
     savemat(folder / "meta.mat", {"synsets": synsets})
     with suppress(InputError):
         labels = _devkit_labels(folder)
-        assert len(labels) == len(truth.split())
+        assert len(labels) == len(truth.decode().split())
 
 
 def check_voc(folder, content):

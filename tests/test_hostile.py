@@ -334,20 +334,20 @@ def test_what_is_no_video_has_a_line(command, capsys, tmp_path):
     pytest.importorskip("av")
     from small_videos import moving, write_video
 
-    whole = write_video(tmp_path / "good.avi", moving(9, (0.5, 0.0)))
+    whole = write_video(tmp_path / "videos/good.avi", moving(9, (0.5, 0.0)))
+    whole = whole.rename(whole.with_suffix(".data"))  # no video that the command looks for
     contents = {
         "empty.mp4": b"",
         "zeros.avi": bytes(5000),
         "text.mov": b"no video\n" * 100,
         "head.avi": whole.read_bytes()[:300],
         "picture.mp4": hostile.PNG,
-        "playlist.mp4": hostile.PLAYLIST.format(whole).encode(),
-        "list.avi": hostile.CONCAT.format(whole).encode(),
+        "playlist.mp4": hostile.PLAYLIST.format(whole.name).encode(),
+        "list.avi": hostile.CONCAT.format(whole.name).encode(),
         "page.webm": b"<html></html>",
         "huge.mkv": b"\x1a\x45\xdf\xa3\x01\xff\xff\xff\xff\xff\xff\xff",
     }
     for name, content in contents.items():
-        (tmp_path / "videos").mkdir(exist_ok=True)
         (tmp_path / "videos" / name).write_bytes(content)
     out = tmp_path / "out"
     words = ["--out", out, "--frames", 3, "--reduce", 1, "--workers", 1]

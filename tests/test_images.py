@@ -6,6 +6,7 @@ from blur_lightning.images import (
     UnreadableImageError,
     image_files,
     read_image,
+    resize_fast,
     resize_image,
     resize_smaller_side,
     resized_shape,
@@ -141,3 +142,17 @@ def test_files_are_found_by_their_endings(tmp_path):
         (tmp_path / name).touch()
     names = [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)]
     assert names == ["a.png", "b.JPEG", "sub/c.jpg"]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_fast_resize_differs_by_a_level_in_few_pixels(interpolation):
+    # Smooth, as photographs are: noise would reach beyond 0 and 255.
+    noise = np.random.default_rng(0).integers(0, 256, size=(20, 30, 3), dtype=np.uint8)
+    image = resize_image(noise, (90, 131))
+    exact = resize_image(image, (61, 89), interpolation=interpolation).astype(int)
+    fast = resize_fast(image, (61, 89), interpolation=interpolation)
+    assert fast.dtype == np.uint8
+    difference = abs(fast - exact)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.02
+    assert resize_fast(image, (90, 131)) is image

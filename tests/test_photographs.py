@@ -202,6 +202,7 @@ def test_a_report_says_what_the_photographs_suggest(predicted, tmp_path):
     (mix,) = set(re.findall(r"--data\.blur '([^']+)'", text))
     assert BlurDistribution.parse(mix).weights == (0.5, 0.5)
     assert "On 20 photographs that the estimate was not trained on" in text
+    assert text.count("<div hidden>") == 2  # what tests would fill
 
 
 def test_a_label_cannot_change_where_there_is_none(predicted, capsys):

@@ -224,3 +224,12 @@ def test_a_central_mask_lies_on_the_central_crop():
 def test_a_mask_that_cannot_be_read_makes_its_image_unreadable():
     item = masked(Capture(60, 60, 40))[0, 2]
     assert item == {"index": 2, "unreadable": "2.png: cannot be read"}
+
+
+def test_a_fast_resize_is_for_training_alone():
+    training = [dataset(jitter=(36,), fast=fast)[0, 3]["image"] for fast in (False, True)]
+    difference = (training[0].int() - training[1].int()).abs()
+    assert 0 < (difference > 0).float().mean() < 0.05
+    assert difference.max() == 1
+    testing = [dataset(fast=fast)[0, 3]["image"] for fast in (False, True)]
+    assert torch.equal(*testing)

@@ -32,9 +32,11 @@ def cut_window(
         border: What fills the outside.
 
     Returns:
-        (side + 2 margin, side + 2 margin, 3).
+        (side + 2 margin, side + 2 margin, 3); where nothing is to be filled, a view.
     """
     inside, pads = _inside(image, side=side, margin=margin, place=place)
+    if not np.any(pads):  # the common case, in which padding would only copy
+        return inside
     return np.pad(inside, (*pads, (0, 0)), mode=_PADDING[border])  # type: ignore[call-overload]
 
 

@@ -285,6 +285,7 @@ def _page(
         "remarks": "".join(f'<p class="note">{escape(remark)}.</p>' for remark in remarks),
         "origins": "".join(_origin(i, run) for i, run in enumerate(runs)),
         "scripts": scripts,
+        "without_tests": "" if runs else " hidden",
     }
     size = sum(len(text.encode()) for text in (template, *parts.values()))
     sizes = {"size": f"{size / 1e6:.2f}", "library": f"{len(library().encode()) / 1e6:.2f}"}

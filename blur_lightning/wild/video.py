@@ -11,6 +11,12 @@ from blur_lightning.errors import InputError
 # What a folder may hold besides videos is told apart by ending, as people do.
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts"})
 SMALLEST = 16  # px of a side, for an optical flow
+# Playlists and the like name other files and addresses; whatever their ending, they are no videos.
+_ITSELF = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,"
+    "mpegvideo,mxf,nut,ogg,yuv4mpegpipe",
+}
 # What a header may promise too much, for sound may be longer: seconds, and share of a short video.
 _MISSING, _MISSING_SHARE = 0.5, 0.25
 
@@ -79,7 +85,7 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
     count, last = 0, None
     shape: tuple[int, ...] = ()
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             if not container.streams.video:
                 raise UnreadableVideoError(f"{path}: holds no pictures")
             stream = container.streams.video[0]
@@ -107,6 +113,10 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
         raise UnreadableVideoError(f"{path}: cut off after {count} frames; {missing:.1f} s lack")
 
 
+def _opened(path: Path) -> Any:
+    return import_extra("av").open(str(path), options=_ITSELF)
+
+
 def _reduced(picture: Any, reduce: int) -> np.ndarray:
     pixels = picture.to_ndarray(format="rgb24")
     if picture.rotation:  # a multiple of 90 degrees, counter-clockwise
@@ -131,7 +141,7 @@ def count_frames(path: Path) -> int:
     """How many frames the header promises, about; 0 where it does not tell or cannot be read."""
     av = import_extra("av")
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             stream = container.streams.video[0]
             seconds = (container.duration or 0) / 1e6
             return stream.frames or round(seconds * float(stream.average_rate or 0))

@@ -116,6 +116,7 @@ format: install  ## format the code and mend what the linter can
 bench: install  ## measure speed and memory beside other packages (3 min)
 	$(VENV)/bin/python benchmarks/blur.py
 	$(VENV)/bin/python benchmarks/feed.py
+	$(VENV)/bin/python benchmarks/loaders.py
 
 figures: install  ## renew the results that README.md shows, from `make demo`, `bench`, `fashion` and `segmentation`
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
@@ -130,6 +131,7 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	cp $(DEMO)/invariance/invariance.csv docs/invariance_scenes.csv
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
+	cp benchmarks/results/loaders.json docs/speed_loaders.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
 	cp runs/critical_blur/critical_blur.csv docs/critical_blur.csv
 	$(VENV)/bin/python benchmarks/claims.py runs/$(SWEEP) \

@@ -17,7 +17,7 @@ STAMPS := data/stamps
 CLIPS := data/clips
 SWEEP := vasiljevic2016_table3_fashion
 
-.PHONY: help install demo stamps clips wild fashion segmentation test test-all check format bench figures
+.PHONY: help install demo stamps clips wild restored fashion segmentation estimator test test-all check format audit wheel bench figures
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,20 @@ $(STAMPS): | install
 	rm -r data/stamps-source
 
 stamps: $(STAMPS)  ## build a data set for segmentation from Debian's photographs (2 min)
+
+# Photographs: of Debian's packages of desktop pictures, with the drawings among them.
+PHOTOGRAPHS := data/photographs
+$(PHOTOGRAPHS):
+	mkdir -p data/photographs-source
+	cd data/photographs-source && apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds
+	for package in data/photographs-source/*.deb; do dpkg-deb -x $$package data/photographs-source; done
+	mkdir data/photographs-source/photographs
+	cd data/photographs-source/usr/share/backgrounds && cp *.jpg mate/nature/*.jpg ../../../photographs
+	mv data/photographs-source/photographs $@
+	rm -r data/photographs-source
+
+estimator: install $(STAMPS) $(PHOTOGRAPHS)  ## train what `predict` estimates blur with, and measure its errors (5 min, 280 MB to fetch)
+	$(VENV)/bin/python benchmarks/blur_estimate.py
 
 # Short films: from a Python package, and from the examples of one of Debian's. Few are to be had.
 $(CLIPS): SOURCE := data/clips-source
@@ -97,6 +111,26 @@ wild: install data/wild_small  ## train DeblurNet on averaged frames and on kern
 	$(PROGRAM) report runs/deblur_wild_small --out runs/deblur_wild_small/index.html
 	@echo "Open $(CURDIR)/runs/deblur_wild_small/index.html in a browser."
 
+# A NAFNet, and classifiers of scenes: one trained on sharp ones, and the same fine-tuned on blurred ones.
+RESTORED := runs/restored
+CLASSIFIER := $(SCENES) --test false
+$(RESTORED)/nafnet/checkpoints/last.ckpt:
+	OMP_NUM_THREADS=1 $(PROGRAM) fit $(BASE)/deblur_scenes.yaml --test false --data.blur D1..4 --trainer.max_epochs 2 \
+		--model.lr_scheduler.total_steps 500 --trainer.default_root_dir $(RESTORED)/nafnet
+$(RESTORED)/sharp/checkpoints/last.ckpt:
+	$(CLASSIFIER) --data.blur sharp --trainer.default_root_dir $(RESTORED)/sharp
+$(RESTORED)/finetuned/checkpoints/last.ckpt: $(RESTORED)/sharp/checkpoints/last.ckpt
+	$(CLASSIFIER) --data.blur sharp+D2+D4 --trainer.max_epochs 3 --model.lr_scheduler.total_steps 234 \
+		--model.net blur_lightning.models.finetuned --model.net.checkpoint $< \
+		--model.net.net timm.create_model --model.net.net.model_name test_resnet \
+		--model.net.net.dict_kwargs.num_classes 10 --trainer.default_root_dir $(RESTORED)/finetuned
+
+restored: install $(RESTORED)/nafnet/checkpoints/last.ckpt $(RESTORED)/finetuned/checkpoints/last.ckpt  ## deblur, then recognise: scenes by a network, photographs by deconvolution (10 min)
+	$(PROGRAM) sweep sweeps/scenes_restored.yaml
+	$(PROGRAM) sweep sweeps/photos_restored.yaml
+	$(VENV)/bin/python benchmarks/table5.py runs/scenes_restored
+	$(VENV)/bin/python benchmarks/table5.py runs/photos_restored
+
 test: install  ## run the tests
 	$(VENV)/bin/python -m pytest
 
@@ -113,12 +147,18 @@ format: install  ## format the code and mend what the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+audit: install  ## ask about known vulnerabilities of the installed packages (needs the network)
+	$(VENV)/bin/python -m pip_audit --skip-editable --progress-spinner off
+
+wheel: install  ## write the wheel and the sources to dist/
+	$(VENV)/bin/python -m build
+
 bench: install  ## measure speed and memory beside other packages (3 min)
 	$(VENV)/bin/python benchmarks/blur.py
 	$(VENV)/bin/python benchmarks/feed.py
 	$(VENV)/bin/python benchmarks/loaders.py
 
-figures: install  ## renew the results that README.md shows, from `make demo`, `bench`, `fashion` and `segmentation`
+figures: install  ## renew the results that README.md shows, from `make demo`, `bench`, `fashion`, `segmentation` and `restored`
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
 	for run in photos scenes_sharp scenes_mix; do cp $(DEMO)/$$run/robustness.csv docs/$$run.csv; done
 	$(VENV)/bin/python docs/gallery.py
@@ -132,6 +172,7 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
 	cp benchmarks/results/loaders.json docs/speed_loaders.json
+	$(VENV)/bin/python benchmarks/tokens.py --batch 4 --out docs/speed_tokens.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
 	cp runs/critical_blur/critical_blur.csv docs/critical_blur.csv
 	$(VENV)/bin/python benchmarks/claims.py runs/$(SWEEP) \
@@ -141,3 +182,5 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 		--out experiments/results/segment_stamps_claims.csv --records experiments/results/segment_stamps.csv
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html --figure docs/segment_stamps.svg
 	$(VENV)/bin/python benchmarks/gap.py --out experiments/results/segmentation_gap.csv
+	$(VENV)/bin/python benchmarks/table5.py runs/scenes_restored --out experiments/results/scenes_restored.csv
+	$(VENV)/bin/python benchmarks/table5.py runs/photos_restored --out experiments/results/photos_restored.csv

@@ -27,6 +27,7 @@ Ann. Math. Stat. 29, 614): n times the value of all images less n - 1 times that
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -229,7 +230,7 @@ def read_runs(paths: Sequence[Path], study: Study) -> dict[tuple[int, str], Path
         other = networks.setdefault((record.model, record.dataset), folder)
         if len(networks) > 1:
             raise InputError(f"{folder}: another network or data set than in {other}; check alone")
-        key = (_seed(folder / PROVENANCE), record.trained_on)
+        key = (seed_of(folder / PROVENANCE), record.trained_on)
         if folders.setdefault(key, folder) != folder:
             raise InputError(
                 f"{folder}: seed {key[0]} and mix {key[1]}, as in {folders[key]}; name one of them"
@@ -247,7 +248,8 @@ def read_runs(paths: Sequence[Path], study: Study) -> dict[tuple[int, str], Path
     return folders
 
 
-def _seed(file: Path) -> int:
+def seed_of(file: Path) -> int:
+    """Seed of the run whose provenance a file holds; InputError if it tells none."""
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -301,15 +303,19 @@ def estimate(difference: Difference, measured: Values) -> Estimate:
 
 
 def crossed_interval(values: np.ndarray) -> Estimate:
-    """Mean and 95 % interval of values (seeds, images), both drawn from many; see the module."""
+    """Mean and 95 % interval of values (seeds, images), both drawn from many; see the module.
+
+    Of one seed it is the interval over images alone.
+    """
     from scipy.stats import t as student
 
     mean = float(values.mean())
     half_widths = [
         student.ppf(0.975, means.size - 1) * (means.var(ddof=1) / means.size) ** 0.5
         for means in (values.mean(axis=1), values.mean(axis=0))
+        if means.size > 1
     ]
-    half = float(np.hypot(*half_widths))
+    half = math.hypot(*half_widths)
     return Estimate(mean, mean - half, mean + half)
 
 

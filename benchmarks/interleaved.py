@@ -39,9 +39,9 @@ def seconds_an_image(
     """Time every contender once a round, after one round that does not count.
 
     Args:
-        contenders: By their names.
-        rounds: How many count.
-        clock: Tells seconds; `time.process_time` those of the processor, where it is shared.
+        contenders: By name.
+        rounds: How often each is timed.
+        clock: Of seconds; time.process_time on one thread leaves out what others do meanwhile.
 
     Returns:
         Seconds an image by name, one number a round.

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -12,8 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from blur_lightning.checkpoints import FOLDER, LAST, newest
 from blur_lightning.errors import InputError
 from blur_lightning.models.finetuned import check_same_network
-from blur_lightning.parsing import one_line
+from blur_lightning.records.measurements import FOLDER as MEASURED
 from blur_lightning.records.robustness import RECORDS
+from blur_lightning.weights import check_finite, read_checkpoint
 
 
 def checkpoint_to_use(
@@ -73,15 +73,11 @@ def checkpoint_to_use(
 
 
 def read_weights(path: Path, model: LightningModule) -> dict[str, Any]:
-    """Read a checkpoint; one of another network, by names and shapes, is told in one line."""
-    try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        weights = checkpoint["state_dict"]
-    except Exception as error:  # whatever unpickling makes of a file that is something else
-        raise InputError(
-            f"ckpt_path: {path} is no checkpoint of a fit ({one_line(error)})"
-        ) from error
-    check_same_network(model, weights, what=f"ckpt_path: {path}", network="model.net")
+    """Read a checkpoint; one of another network, or of one that diverged, is told in one line."""
+    checkpoint = read_checkpoint(path, argument="ckpt_path")
+    weights, what = checkpoint["state_dict"], f"ckpt_path: {path}"
+    check_same_network(model, weights, what=what, network="model.net")
+    check_finite(weights, what=what)
     return checkpoint
 
 
@@ -97,9 +93,11 @@ def _is_unfinished(
     if ours != theirs:
         return False
     if tests:
+        if (folder / MEASURED).exists():  # the second of two tests did not end
+            return True
         return not records.exists() or records.stat().st_mtime < last.stat().st_mtime
     path, _ = newest(folder / FOLDER)
-    trained = 0 if path is None else _epochs(torch.load(path, "meta", weights_only=True))
+    trained = 0 if path is None else _epochs(read_checkpoint(path, argument="ckpt_path"))
     return trained < (trainer.max_epochs or 0)
 
 

@@ -4,21 +4,24 @@ The newest checkpoint of a run is `checkpoints/last.ckpt`, the one before `last-
 written beside and renamed, so that there always is a whole one.
 """
 
+import csv
 import signal
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
 from blur_lightning.errors import Terminated
 from blur_lightning.records.robustness import replacing
+from blur_lightning.tasks.networks import network_facts
 
 FOLDER, LAST = "checkpoints", "last.ckpt"
 # Near the end of an epoch, as a long validation may follow, a checkpoint is no older (s).
@@ -39,11 +42,16 @@ class SaveAndLeave(Callback):
         self.path, self.seconds = path, 60 * minutes
         self._signal = self._agreed = 0
         self._written, self._step = time.monotonic(), 0
+        self._pending: dict[str, Any] | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._written, self._step = time.monotonic(), trainer.global_step
         self._listen()
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, CSVLogger):
+                for file in Path(logger.root_dir).glob("version_*/metrics.csv"):
+                    forget_rows(file, trainer.global_step)
 
     @override
     def on_validation_start(self, *_: Any) -> None:
@@ -82,13 +90,23 @@ class SaveAndLeave(Callback):
         self._agreed = int(trainer.strategy.reduce(known, reduce_op="max"))
         # After the last batch Lightning would go on with the next epoch, without a validation.
         if self._agreed and self.path is not None and rest:
-            trainer.save_checkpoint(self.path)
-            for logger in trainer.loggers:  # rows that it holds back would be lost with the process
-                logger.save()
-            self._written = time.monotonic()
+            self._pending = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
     @override
-    def on_train_batch_start(self, *_: Any) -> None:  # when the batch before is logged
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["network"] = network_facts(pl_module)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        # When the batch before is logged: a step that a checkpoint holds is never logged again.
+        if self._pending is not None and self.path is not None:
+            for logger in trainer.loggers:  # rows that it holds back would be lost with the process
+                logger.save()
+            trainer.strategy.save_checkpoint(self._pending, self.path)
+            trainer.strategy.barrier()
+            self._written, self._pending = time.monotonic(), None
         _leave(self._agreed)
 
     @override
@@ -114,6 +132,40 @@ def _leave(number: int) -> None:
         raise Terminated(number)
 
 
+class MovingAverage(EMAWeightAveraging):
+    """A moving average of the weights, which a fit ends with, also one that had ended before.
+
+    Of a fit that was killed in its test nothing is left to train, and Lightning would go on with
+    the weights that were not averaged.
+    """
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
+
+
+def forget_rows(file: Path, step: int) -> None:
+    """Remove what a log has of steps that will be logged again, and a line cut short by a kill.
+
+    Args:
+        file: As Lightning's CSVLogger writes it.
+        step: The first of these steps.
+    """
+    with file.open(encoding="utf-8", newline="") as stream:
+        header, *rows = [*csv.reader(stream)] or [[]]
+    place = header.index("step") if "step" in header else 0
+    whole = [row for row in rows if len(row) == len(header) and row[place].isdecimal()]
+    kept = [row for row in whole if int(row[place]) < step]
+    if not kept:
+        file.unlink()
+    elif kept != rows:
+        with (
+            replacing(file) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            csv.writer(stream).writerows([header, *kept])
+
+
 class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it; NAME.ckpt becomes NAME-1.ckpt before.
 
@@ -134,11 +186,27 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         with replacing(path) as temporary:
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                _save(checkpoint, file)
             ages = [path, *(path.with_stem(f"{path.stem}-{age}") for age in range(1, self.keep))]
             for newer, older in zip(ages[-2::-1], ages[:0:-1], strict=True):
                 if newer.exists():
                     newer.replace(older)
+
+    @override
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        # Whatever Lightning asks for: anything else than tensors and plain values may run code.
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch's complaint about a file that a full disk cut short
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

@@ -1,7 +1,9 @@
 """The command line: Lightning's own for running networks, plain functions for everything else."""
 
+import errno
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ LIGHTNING_VERBS = {
     "fit": "train a network on a mix of blurs, then test it under each condition",
     "validate": "validate a network under the mix that it is trained on",
     "test": "test a network under each condition: robustness.csv in the run's folder",
-    "predict": "predict the classes of unlabelled photographs: predictions.csv",
+    "predict": "predict the classes of photographs, and how blurry they are: predictions.csv",
 }
 ANALYSES = {
     "invariance": "layer by layer, how far each blur moves what a network computes",
@@ -30,6 +32,10 @@ VERBS = {
         "blur_lightning.records.comparison:compare",
         "tell whether two runs differ, image by image",
     ),
+    "export": (
+        "blur_lightning.exporting:export",
+        "write the network of a checkpoint as safetensors",
+    ),
     "sweep": (
         "blur_lightning.sweeps.running:sweep",
         "run all trials of sweep files on this machine",
@@ -42,6 +48,11 @@ VERBS = {
         "make pairs of blurry and sharp images from videos",
     ),
 }
+
+
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# What torch says of a process that loads images, and gloo of one that trains beside this one.
+_LOST = re.compile(r"DataLoader worker .*?(?:killed|exited unexpectedly)|Connection closed by peer")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -96,7 +107,25 @@ def _help() -> str:
 
 
 def _call(target: str, words: Sequence[str]) -> Any:
-    """Call a function whose positional parameters take paths, and whose keywords are options."""
+    function, paths, options = read_call(target, words)
+    return function(*paths, **options)
+
+
+def read_call(
+    target: str, words: Sequence[str]
+) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+    """Read a command line for a function, and do not call it.
+
+    Args:
+        target: module:name. Its positional parameters take paths, its keywords are options.
+        words: The command line from the verb on.
+
+    Returns:
+        The function, its paths, and its keywords.
+
+    Raises:
+        InputError: The words do not fit.
+    """
     from inspect import signature
 
     from docstring_parser import parse
@@ -108,14 +137,16 @@ def _call(target: str, words: Sequence[str]) -> Any:
     documentation = parse(function.__doc__)
     about = {parameter.arg_name: parameter.description for parameter in documentation.params}
     parser = OneLineErrorParser(
-        prog=f"python -m blur_lightning {words[0]}", description=documentation.description
+        prog=f"python -m blur_lightning {words[0]}",
+        description=documentation.description,
+        allow_abbrev=False,
     )
     paths = [p for p in signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     for path in paths:
         several = "+" if path.default is path.empty else "*"
         number: Any = {} if path.annotation is Path else {"nargs": several}
         parser.add_argument(path.name, type=Path, help=about[path.name], **number)
-    named = {path.name for path in paths}
+    named: set[str | int] = {path.name for path in paths}
     parser.add_function_arguments(function, skip=named, as_group=False, sub_configs=True)
     flags = {f"--{p.name}" for p in signature(function).parameters.values() if p.annotation is bool}
     options = [
@@ -123,7 +154,7 @@ def _call(target: str, words: Sequence[str]) -> Any:
         for word, following in pairwise([*words[1:], ""])
     ]
     arguments = dict(parser.instantiate(parser.parse_args(options)).items())
-    return function(*[arguments.pop(path.name) for path in paths], **arguments)
+    return function, [arguments.pop(path.name) for path in paths], arguments
 
 
 def _analyze(words: Sequence[str]) -> int:
@@ -190,5 +221,18 @@ def _problem(error: Exception, words: Sequence[str]) -> str | None:
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     if cause is None:
-        return None
+        return _lack(error)
     return explain(cause, words) if isinstance(cause, ParseError) else str(cause)
+
+
+def _lack(error: BaseException | None) -> str | None:
+    """What the machine lacks, where that is behind an error: room on a disk, or a process."""
+    from blur_lightning.records.writing import unwritable
+
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            return str(unwritable(Path(error.filename or "the disk"), error))
+        if isinstance(error, RuntimeError) and (lost := _LOST.search(str(error))):
+            return f"{lost[0]} (memory?); the same command goes on from what is kept"
+        error = error.__cause__ or error.__context__
+    return None

@@ -185,9 +185,9 @@ def _protect(
     for path in paths:
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{out}: copies would lie among the {kind}s; choose another --out")
-    sources = {source.resolve() for source in inputs}
+    sources = {os.path.realpath(source) for source in inputs}  # a link may lead to itself
     for target in (out / file for file in files):
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise InputError(f"{target}: is itself a {kind}; choose another --out")
 
 

@@ -21,8 +21,9 @@ import yaml
 
 from blur_lightning.downloads import DATA, Need, Settings
 from blur_lightning.errors import InputError
-from blur_lightning.sweeps.running import read_trials, read_yaml, sample_commands
+from blur_lightning.sweeps.running import read_trials, sample_commands
 from blur_lightning.sweeps.trials import INTERPRETER, check
+from blur_lightning.yaml_files import read_yaml
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 

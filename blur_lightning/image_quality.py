@@ -35,9 +35,11 @@ def structural_similarity(
 
     if min(image.shape[-2:]) < _WINDOW:
         return image.new_full((len(image),), torch.nan)
-    _, full = structural_similarity_index_measure(
-        image, sharp, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
-    )
+    # Variances are small differences: in bfloat16, in which a network may run, they are lost.
+    with torch.autocast(image.device.type, enabled=False):
+        _, full = structural_similarity_index_measure(
+            image, sharp, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+        )
     rim = _WINDOW // 2
     return full[..., rim:-rim, rim:-rim].mean(dim=(1, 2, 3))
 

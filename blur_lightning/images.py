@@ -1,5 +1,7 @@
 """Reading photographs of every kind, and resizing them."""
 
+import os
+import warnings
 from io import BytesIO
 from math import prod, sqrt
 from pathlib import Path
@@ -12,6 +14,14 @@ VOID = 255  # the label of pixels that count nowhere, as in PASCAL VOC
 
 # What a folder may hold besides images is told apart by ending, as people do.
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+
+# What Pillow may take a file for, whatever its ending: among its other formats are programs in
+# PostScript, which it would run.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "TGA")
+# A strip of a few pixels would become gigabytes.
+MOST_PIXELS = 100_000_000
+# Of what it cannot read there is an error too, and the rest is nothing to mend.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # What of an image has the length that it is resized to: its smaller side; the square root of its
 # area (Vasiljevic et al. 2016, section 5); both sides, whatever its aspect; or none: it stays.
@@ -43,9 +53,22 @@ class ImageFile(Protocol):
         """Whether it is there."""
         ...
 
+    def stat(self) -> os.stat_result:
+        """Its size; OSError where there is none."""
+        ...
+
     def read_bytes(self) -> bytes:
         """Read it whole; OSError where that fails."""
         ...
+
+
+def open_image(path: ImageFile) -> Image.Image:
+    """Open a photograph without decoding it; one of `DECODER_ERRORS` where it is none."""
+    if not isinstance(path, Path):
+        return Image.open(BytesIO(path.read_bytes()), formats=FORMATS)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError("not a file")
+    return Image.open(path, formats=FORMATS)
 
 
 def read_image(path: ImageFile) -> np.ndarray:
@@ -55,7 +78,7 @@ def read_image(path: ImageFile) -> np.ndarray:
     keep their upper 8 bits, of an animation the first frame counts, EXIF orientation is applied.
     """
     try:
-        with Image.open(BytesIO(path.read_bytes())) as image:
+        with open_image(path) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode == "RGB":
@@ -74,7 +97,7 @@ def read_image(path: ImageFile) -> np.ndarray:
 def image_shape(path: Path) -> tuple[int, int]:
     """Rows and columns that `read_image` will give, from the head of the file; zeros if broken."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # Orientations 5 to 8 lie on their side.
             sideways = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
             columns, rows = image.size[::-1] if sideways else image.size
@@ -149,6 +172,14 @@ def resize_smaller_side(
     """Resize a uint8 (h, w, 3) image so that its smaller side is `side`, antialiased."""
     shape = resized_shape((image.shape[0], image.shape[1]), side)
     return resize_image(image, shape, interpolation=interpolation)
+
+
+def file_size(path: ImageFile) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def image_files(folder: Path) -> list[Path]:

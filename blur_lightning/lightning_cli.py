@@ -28,6 +28,7 @@ from blur_lightning.errors import InputError
 from blur_lightning.parsing import OneLineErrors, left_behind, one_line
 from blur_lightning.records.robustness import replacing
 from blur_lightning.tasks import Task
+from blur_lightning.tasks.networks import network_name
 from blur_lightning.trainer import Trainer
 
 # Said by our dependencies to each other (lightning 2.6, torch 2.15), or meant to be so: runs share
@@ -126,7 +127,7 @@ class BlurLightningCLI(LightningCLI):
             raise InputError(_construction_problem(error)) from error
         config = self.config[str(self.subcommand)]
         if config.model.init_args.get("name") is None:
-            self.model.name = _network_name(config.model.init_args.net, self.model)
+            self.model.name = _network_name(config.model.init_args.net, self.model.net)
         self.model.run_config = yaml.safe_load(self._parser(self.subcommand).dump(config))
 
     def before_fit(self) -> None:
@@ -196,19 +197,18 @@ def _forget_former_class(spec: Namespace, key: str, words: Sequence[str]) -> Non
             spec.init_args[name] = parameters[name].default
 
 
-def _network_name(spec: Namespace, model: Task) -> str:
+def _network_name(spec: Namespace, net: Any) -> str:
     """Tell networks apart that are of one class: resnet18 and resnet34 are both a ResNet."""
-    arguments = spec.get("init_args", {})
+    arguments, made_by = spec.get("init_args", {}), spec.class_path.rpartition(".")[-1]
     if isinstance(arguments.get("net"), Namespace):
-        inner, wrapper = _network_name(arguments.net, model), spec.class_path.rpartition(".")[-1]
-        # Another way to see images gives other numbers; a checkpoint stands in trained_on.
-        if remark := getattr(model.net, "remark", None):
-            return f"{inner} ({remark})"
-        return f"{wrapper}:{inner}" if wrapper[0].isupper() else inner
+        if made_by[0].islower():  # gives back the network; a checkpoint stands in trained_on
+            return _network_name(arguments.net, net)
+        # Another way to see images gives other numbers.
+        inner, remark = _network_name(arguments.net, net.net), getattr(net, "remark", None)
+        return f"{inner} ({remark})" if remark else f"{made_by}:{inner}"
     if "model_name" in arguments:  # of timm.create_model, tag included
         return str(arguments.model_name)
-    made_by_timm = hasattr(model.net, "pretrained_cfg")
-    return model.name if made_by_timm else spec.class_path.rpartition(".")[-1]
+    return network_name(net) if hasattr(net, "pretrained_cfg") else made_by
 
 
 def _imported(class_path: str) -> Any:

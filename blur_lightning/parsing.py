@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from blur_lightning.errors import InputError
+from blur_lightning.yaml_files import read_yaml
 
 LONGEST = 300
 
@@ -32,6 +33,8 @@ class OneLineErrors:
         """
         if arguments and arguments[0] is not None:
             words = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in arguments[0]]
+            for file in _config_files(words):
+                read_yaml(file)  # tells more of what is wrong with it, and in one line
             arguments = (words, *arguments[1:])
         return super().parse_args(*arguments, **options)  # type: ignore[misc]
 
@@ -58,10 +61,6 @@ def explain(error: ParseError, words: Sequence[str]) -> str:
         words: The command line.
     """
     files = list(_config_files(words))
-    for file in files:
-        problem = _yaml_problem(file)
-        if problem:
-            return one_line(f"{file}: not YAML: {problem}")
     key, reason = _key_and_reason(str(error))
     place = _place(key, words, files)
     if "no such option" in reason and place.startswith("--model.net."):
@@ -170,14 +169,6 @@ def _config_files(words: Sequence[str]) -> Iterator[Path]:
             text = path.read_text(encoding="utf-8", errors="replace")
             named = re.findall(r"^\s*\w+:\s*(\S+\.ya?ml)\s*$", text, re.MULTILINE)
             yield from (path.parent / name for name in named if (path.parent / name).is_file())
-
-
-def _yaml_problem(file: Path) -> str | None:
-    try:
-        yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return str(error).replace('in "<unicode string>", ', "")
-    return None
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@ A map belongs to the photograph of the same path below its folder, endings aside
 of the photograph, upright, or its aspect ratio, and is resized with it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,10 @@ from PIL import Image, ImageOps
 from blur_lightning.errors import InputError
 from blur_lightning.images import (
     ENDINGS,
+    MOST_PIXELS,
     UnreadableImageError,
     image_files,
+    open_image,
     read_image,
     resize_smaller_side,
     resized_shape,
@@ -31,9 +34,7 @@ if TYPE_CHECKING:  # torch is imported where there is work to do; help needs non
 LENS = ("focal_length", "f_number", "focus_distance")
 Kind = Literal["mask", "depth map"]
 _SENSOR = 24_000  # smaller side of a full-frame sensor in micrometres
-# Largest ratio of the sides, and most pixels, that a photograph is resized to: a strip of a few
-# pixels is a slip, and would become gigabytes.
-_RATIO, _PIXELS = 20, 100_000_000
+_RATIO = 20  # largest ratio of the sides of what is resized: a longer strip is a slip
 
 
 def find_photographs(paths: Sequence[Path], format: str) -> dict[str, Path]:
@@ -85,9 +86,9 @@ def find_maps(where: Path, photos: Mapping[str, Path], kind: Kind) -> dict[str, 
                 raise InputError(f"{first} and {others[0]}: {kind}s of {source}; remove one")
             if first:
                 maps[file] = first
-    sources = {source.resolve() for source in photos.values()}
+    sources = {os.path.realpath(source) for source in photos.values()}
     for path in maps.values():
-        if path.resolve() in sources:
+        if os.path.realpath(path) in sources:
             raise InputError(
                 f"{path}: is also a photograph to copy; keep {kind}s in a folder apart"
             )
@@ -109,10 +110,12 @@ def read_depth(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix.lower() == ".npy":
-            depth, needed = np.load(path, allow_pickle=False), "floats, metres"
+            # Mapped: a header may tell of more than the file has, or memory.
+            depth = np.load(path, mmap_mode="r", allow_pickle=False)
+            needed = "floats, metres"
             fits = isinstance(depth, np.ndarray) and depth.dtype.kind == "f"
         else:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 depth, needed = np.asarray(ImageOps.exif_transpose(image)), "a 16-bit grey PNG"
             fits = depth.dtype == np.uint16
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
@@ -131,7 +134,7 @@ def size_if_done(inputs: Sequence[Path], copy: Path) -> tuple[int, int] | None:
     """Width and height of a copy that is no older than what it is made from."""
     with suppress(OSError):  # missing or damaged
         if copy.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in inputs):
-            with Image.open(copy) as image:
+            with open_image(copy) as image:
                 return image.size
     return None
 
@@ -175,7 +178,7 @@ def write_copy(
         raise UnreadableImageError(
             f"{source}: {_in_words(error, blur, image, canonical)}"
         ) from error
-    with Image.open(source) as original:
+    with open_image(source) as original:
         profile = original.info.get("icc_profile") or b""
     options: dict[str, Any] = {"format": Image.registered_extensions()[target.suffix.lower()]}
     if profile[16:20] == b"RGB ":  # one of CMYK or grey does not fit the copy
@@ -192,11 +195,11 @@ def _check_resizable(source: Path, whole: np.ndarray, canonical: int) -> None:
     """Refuse a photograph that the canonical scale would make a huge one."""
     height, width = whole.shape[:2]
     rows, columns = resized_shape((height, width), canonical)
-    if max(height, width) > _RATIO * min(height, width) or rows * columns > _PIXELS:
+    if max(height, width) > _RATIO * min(height, width) or rows * columns > MOST_PIXELS:
         raise UnreadableImageError(
             f"{source}: {width} x {height} pixels would be {columns} x {rows} at --canonical "
-            f"{canonical}, beyond 1:{_RATIO} or {_PIXELS // 10**6} megapixels; --canonical null "
-            "keeps its size"
+            f"{canonical}, beyond 1:{_RATIO} or {MOST_PIXELS // 10**6} megapixels; "
+            "--canonical null keeps its size"
         )
 
 

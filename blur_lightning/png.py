@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from blur_lightning.errors import InputError
-from blur_lightning.images import DECODER_ERRORS, read_image
+from blur_lightning.images import DECODER_ERRORS, open_image, read_image
 
 _SIGNATURE, _DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24  # IHDR comes first, so its place is known
 _TRUECOLOUR, _UP = 2, 2  # colour type; filter of a row: less the row above
@@ -39,7 +39,7 @@ def read_photograph(path: Path) -> Photograph:
         head = file.read(_DEPTH_AT + 1)
     if head.startswith(_SIGNATURE) and head[_DEPTH_AT] == 16:
         pixels = _read_16_bits(path)
-    with Image.open(path) as image:
+    with open_image(path) as image:
         try:
             exif = image.getexif()
             exif.pop(ExifTags.Base.Orientation, None)

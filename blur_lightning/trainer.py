@@ -9,14 +9,15 @@ from typing import Any
 
 import lightning
 from lightning import LightningDataModule
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
 from blur_lightning.analysis.invariance import InvarianceAnalysis
 from blur_lightning.analysis.residuals import ResidualAnalysis, blur_sizes
-from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, SaveAndLeave
+from blur_lightning.batch_norm import SyncedBatchNorm
+from blur_lightning.checkpoints import FOLDER, LAST, CheckpointFiles, MovingAverage, SaveAndLeave
 from blur_lightning.data import PairsDataModule
 from blur_lightning.errors import InputError
 from blur_lightning.models import finetuned
@@ -43,6 +44,8 @@ class Trainer(lightning.Trainer):
         overfit_batches: The same for training and validating on the same few batches.
         val_check_interval: Batches between validations, or share of an epoch.
         gradient_clip_val: Largest norm or value of a gradient.
+        sync_batchnorm: Batch normalisation sees the images of all processes, as one process with
+            the whole batch would.
     """
 
     # Annotated here because typing caches Union[int, float] with Union[float, int], so that
@@ -63,6 +66,7 @@ class Trainer(lightning.Trainer):
         overfit_batches: int | float = 0.0,
         val_check_interval: int | float | None = None,
         gradient_clip_val: int | float | None = None,
+        sync_batchnorm: bool = False,
         **kwargs: Any,
     ) -> None:
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
@@ -85,9 +89,11 @@ class Trainer(lightning.Trainer):
         if ema is not None:
             if not 0 < ema < 1:
                 raise InputError(f"trainer.ema: {ema} is not between 0 and 1")
-            callbacks.append(EMAWeightAveraging(decay=ema))
+            callbacks.append(MovingAverage(decay=ema))
         # The last one, so that it keeps what the others did in a step.
         callbacks.append(SaveAndLeave(last, minutes=checkpoint_minutes))
+        if sync_batchnorm:
+            plugins.append(SyncedBatchNorm())
         if logger in (None, True):
             logger = [CSVLogger(default_root_dir, name="logs"), Tracker()]
         super().__init__(
@@ -153,10 +159,10 @@ class Trainer(lightning.Trainer):
         return found
 
     def _say_what_was_left_out(self) -> None:
-        """Of the images of this process; `data.skip_unreadable` left them out."""
+        """Images that `data.skip_unreadable` left out."""
         data = getattr(self, "datamodule", None)
         problems = sorted(getattr(data, "unreadable", ()))
-        if problems:
+        if problems and self.is_global_zero:
             print(f"left out: {len(problems):,} images that cannot be read", *problems, sep="\n  ")
 
     def invariance(

@@ -15,10 +15,15 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from blur_lightning.errors import InputError
-from blur_lightning.images import DECODER_ERRORS, VOID, ImageFile, UnreadableImageError
+from blur_lightning.images import (
+    DECODER_ERRORS,
+    VOID,
+    ImageFile,
+    UnreadableImageError,
+    open_image,
+)
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -204,7 +209,7 @@ def read_mask(path: ImageFile, classes: int) -> UInt8[np.ndarray, "h w"]:
 
 def _read_labels(path: ImageFile) -> np.ndarray:
     try:
-        with Image.open(BytesIO(path.read_bytes())) as image:
+        with open_image(path) as image:
             image.load()
             if image.mode in ("RGB", "RGBA"):
                 return _decode_colours(np.asarray(image)[..., :3], path)

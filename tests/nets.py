@@ -92,3 +92,35 @@ class Offset(nn.Module):
         if not self.pyramid:
             return restored
         return F.avg_pool2d(restored, 4), F.avg_pool2d(restored, 2), restored
+
+
+class Blocks(nn.Module):
+    """Two convolutions that give each pixel some values, or each image their mean.
+
+    Args:
+        outputs: Number of values.
+        pooled: Of each image, not of each pixel.
+        normalised: With batch normalisation.
+        drop_rate: Of dropout.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        *,
+        pooled: bool = False,
+        normalised: bool = False,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, outputs, 1)
+        self.norm = nn.BatchNorm2d(8) if normalised else nn.Identity()
+        self.drop, self.pooled = nn.Dropout(drop_rate), pooled
+        generator = torch.Generator().manual_seed(0)
+        for layer in (self.first, self.last):
+            nn.init.normal_(layer.weight, std=0.3, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        values = self.last(self.drop(torch.relu(self.norm(self.first(image)))))
+        return values.mean(dim=(2, 3)) if self.pooled else values

@@ -221,5 +221,6 @@ def test_a_predictor_has_weights_and_the_others_none():
     assert not list(WorstDraw().parameters()) + list(FreeKernel().parameters())
     assert isinstance(PredictedKernel().net[-1], nn.Linear)
     assert PredictedKernel().state_dict().keys() == {
-        *(f"net.{i}.{name}" for i in (0, 2, 6) for name in ("weight", "bias"))
+        *(f"net.{i}.{name}" for i in (0, 2, 6) for name in ("weight", "bias")),
+        "trained",
     }

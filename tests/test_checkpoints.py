@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from blur_lightning.checkpoints import CheckpointFiles, damage, newest
+from blur_lightning.checkpoints import CheckpointFiles, damage, forget_rows, newest
 from blur_lightning.cli import main
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import read_records
@@ -85,12 +85,13 @@ def assert_same(folder, whole):
 
 
 def logged(folder):
-    """Loss by step, from the logs of all processes that a run took."""
-    found = {}
+    """Step and loss, from the logs of all processes that a run took: each step once, in order."""
+    found = []
     for path in sorted((folder / "logs").glob("version_*/metrics.csv")):
         with path.open() as file:
-            for row in csv.DictReader(file):
-                found |= {row["step"]: row["train/loss"]} if row.get("train/loss") else {}
+            rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+            found += [(int(row["step"]), row["train/loss"]) for row in rows]
+    assert [step for step, _ in found] == [*range(len(found))]
     return found
 
 
@@ -145,6 +146,14 @@ def test_a_fit_with_other_settings_goes_on_to_the_same_weights(tmp_path, whole, 
         )
 
 
+def test_averaged_weights_are_tested_also_where_only_the_test_is_left(tmp_path, whole):
+    average = ("--trainer.ema", 0.9)
+    more = (*average, *ended(step=9, number=signal.SIGTERM, during="test"))
+    assert main(words(tmp_path / "run", *more)) == 143
+    assert main(words(tmp_path / "run", *more)) == 0
+    assert_same(tmp_path / "run", whole(*average))
+
+
 def test_a_finished_fit_and_one_of_other_settings_begin_anew(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(words(folder, *ended(step=3, number=signal.SIGTERM))) == 143
@@ -185,6 +194,15 @@ def test_files_of_a_name_are_kept_to_a_number(tmp_path):
     kept = {path.name: int(torch.load(path)["x"]) for path in tmp_path.iterdir()}
     assert kept == {"last.ckpt": 4, "last-1.ckpt": 3, "last-2.ckpt": 2}
     assert newest(tmp_path) == (tmp_path / "last.ckpt", [])
+
+
+def test_a_log_forgets_steps_that_come_again_and_a_line_that_a_kill_cut_short(tmp_path):
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,step,train/loss\n0,3,0.5\n0,4,0.25\n0,5,0.1\n0,")
+    forget_rows(file, 5)
+    assert file.read_text().split() == ["epoch,step,train/loss", "0,3,0.5", "0,4,0.25"]
+    forget_rows(file, 3)
+    assert not file.exists()
 
 
 def test_what_is_no_checkpoint_is_damaged(tmp_path):

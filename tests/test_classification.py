@@ -91,7 +91,7 @@ def test_one_step_of_training_is_known():
     )
     task = ClassificationTask(MeanColour(10))
     data.trainer.lightning_module = task
-    task._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_step=7)
+    task._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_step=7, world_size=1)
     task.on_train_start()
     with torch.no_grad():
         task.net.linear.bias.zero_()

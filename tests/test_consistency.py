@@ -75,7 +75,9 @@ def trained(**options):
         validating=False,
         lightning_module=task,
     )
-    task._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_step=0, global_rank=0)
+    task._trainer = SimpleNamespace(
+        datamodule=data, current_epoch=0, global_step=0, global_rank=0, world_size=1
+    )
     task.on_train_start()
     task.log = lambda *args, **kwargs: None
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)

@@ -143,7 +143,7 @@ def test_a_training_restores_pairs_and_says_what_it_saw(tmp_path, command):
 def task(net, **options):
     made = DeblurringTask(net, **options)
     made.log = lambda *_, **__: None
-    made._trainer = SimpleNamespace(default_root_dir="none", global_step=0)
+    made._trainer = SimpleNamespace(default_root_dir="none", global_step=0, world_size=1)
     return made
 
 

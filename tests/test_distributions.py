@@ -6,6 +6,7 @@ import torch
 
 from blur_lightning.blur import BlurDistribution, blur_images, make_kernels
 from blur_lightning.blur.families import FAMILIES, Blur
+from blur_lightning.blur.shake import bank_hash, shake_bank
 from blur_lightning.errors import InputError
 
 KINDS = ("defocus", "motion", "zoom", "glass", "gaussian")
@@ -18,6 +19,7 @@ GRAMMAR = [
     "M8@30",
     "G4",
     "shake",
+    "shake200",
     "D2..8",
     "G0..3",
     "M4..8@0..180",
@@ -58,6 +60,7 @@ def test_the_grammar_prints_what_it_parsed(text):
         ("D4.0", "D4"),
         ("D1000000.0", "D1000000"),
         (" sharp + D2 ", "sharp+D2"),
+        ("shake00200", "shake200"),
         ("0.50*D2", "0.5*D2"),
     ],
 )
@@ -82,7 +85,12 @@ def test_spellings_of_one_blur_have_one_name(text, canonical):
         ("M8@1e2", "'M8@1e2'", "degrees in plain digits after an @, e.g. M4@30"),
         ("coma0.2@x", "'coma0.2@x'", "degrees in plain digits after an @, e.g. coma0.2@30"),
         ("2e-1*D4", "'2e-1\\*D4'", "weight in plain digits before the \\*"),
-        ("shake4", "'shake4'", "write shake alone"),
+        ("shake4", "'shake4'", "no size of a bank, 100 to 1000000 kernels; write shake alone"),
+        ("shake1000001", "'shake1000001'", "no size of a bank"),
+        ("shake" + "9" * 5000, "", "no size of a bank"),
+        ("shake200..300", "'shake200..300'", "no size of a bank"),
+        ("shake1e3", "'shake1e3'", "no size of a bank"),
+        ("shake200@30", "'shake200@30'", "write shake alone"),
         ("sharp@30", "'sharp@30'", "write sharp alone"),
         ("zoom_blur2", "'zoom_blur2'", "severity of 1 to 5 as a whole number.*zoom_blur-3"),
         ("defocus_blur", "'defocus_blur'", "severity of 1 to 5 .*e.g. defocus_blur-3"),
@@ -230,6 +238,19 @@ def test_tests_and_training_draw_shake_from_different_banks():
     hashes = BlurDistribution.parse("sharp+shake").bank_hashes("test")
     assert list(hashes) == ["shake-test"]
     assert BlurDistribution.parse("D4").bank_hashes("test") == {}
+
+
+def test_a_bank_of_another_size_has_the_seed_of_the_usual_one():
+    """Drawn from without being made: nobody waits for 100,000 kernels to read a file."""
+    training = draws("0.5*sharp+0.5*shake100000", 400, epoch=0)
+    assert {blur.bank for blur in training if blur.family == "shake"} == {"training-100000"}
+    assert 90_000 < max(blur.parameter for blur in training) < 100_000
+    blur = Blur("shake", 120.0, bank="test-200")
+    (group,) = make_kernels([blur]).groups
+    assert torch.equal(group.factors[0][0], shake_bank(200, seed=0)[120])
+    hashes = BlurDistribution.parse("shake+shake200").bank_hashes("test")
+    assert list(hashes) == ["shake-test", "shake-test-200"]
+    assert hashes["shake-test"] == bank_hash(shake_bank(200, seed=0)[:100])
 
 
 @pytest.mark.parametrize("text", GRAMMAR)

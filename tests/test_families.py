@@ -95,6 +95,8 @@ def test_families_are_found_by_name():
         (Blur("zoom_blur", 1.5), "as a whole number"),
         (Blur("shake", 1.0), r"no kernel of that number in a bank; banks: test \(100\)"),
         (Blur("shake", 100.0, bank="test"), "no kernel of that number"),
+        (Blur("shake", 300.0, bank="training-300"), "no kernel of that number"),
+        (Blur("shake", 0.0, bank="training-x"), "no kernel of that number"),
         (Blur("disk", 3.0, share=150.0), "share of 0 to 100"),
     ],
 )

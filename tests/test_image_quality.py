@@ -37,6 +37,14 @@ def test_similarity_is_wangs(photo):
     assert structural_similarity(sharp[..., :9, :], sharp[..., :9, :]).isnan().all()
 
 
+def test_a_network_in_bfloat16_costs_no_digit_of_similarity(photo):
+    sharp = photo.float()
+    image = (sharp + 0.3 * torch.linspace(0, 1, 31)).clamp(0, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = structural_similarity(image, sharp)
+    assert torch.equal(found, structural_similarity(image, sharp))
+
+
 def test_a_tenth_of_the_range_is_twenty_decibels():
     sharp = torch.full((2, 3, 8, 8), 0.5)
     image = sharp.clone()

@@ -1,10 +1,13 @@
 """Patches dropped by their blur: against timm's own networks, SciPy and attention masks."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import timm
 import torch
+from timm.models import VisionTransformer
 
 from blur_lightning.blur import BlurDistribution, blur_images
 from blur_lightning.cli import main
@@ -215,6 +218,22 @@ def test_records_tell_which_patches_were_dropped(tmp_path, monkeypatch, request)
     assert names == {"test_vit (keep 50%, drop blurry, remove)"}
 
 
+def test_records_name_a_finetuned_network_behind_its_patches(tmp_path, monkeypatch, request):
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    net = VisionTransformer(**sizes, num_classes=10)
+    weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    checkpoint = {"state_dict": weights, "trained_on": "sharp+D2", "epoch": 0}
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    arguments = {"init_args": sizes | {"num_classes": 10}}
+    inner = json.dumps({"class_path": "timm.models.VisionTransformer"} | arguments)
+    words = ["--model.net.net", "blur_lightning.models.finetuned", "--model.net.net.net", inner]
+    words += ["--model.net.net.checkpoint", str(tmp_path / "last.ckpt"), "--model.net.keep", "0.5"]
+    crop = ["--data.capture.scale", "32", "--data.capture.crop", "32"]
+    assert run(tmp_path / "run", monkeypatch, request, *words, *crop) == 0
+    (name,) = {(record.model, record.trained_on) for record in read_records(tmp_path / "run")}
+    assert name == ("VisionTransformer (keep 50%, drop blurry, mask)", "sharp+D2")
+
+
 @pytest.mark.parametrize("drop", ["blurry", "sharp"])
 def test_the_papers_cells_name_the_network_as_records_do(drop):
     notes = [cell.note for cell in tables()["kim_table5"]]
@@ -230,7 +249,7 @@ def test_the_papers_cells_name_the_network_as_records_do(drop):
         ),
         (
             ["--model.net.net", "timm.create_model", "--model.net.net.model_name", "test_resnet"],
-            "model.net.net: ResNet has no sequence of tokens",
+            "model.net.net: ResNet is neither a VisionTransformer nor an Eva of timm",
         ),
         (
             [*VIT, "--data.capture.crop", "60"],

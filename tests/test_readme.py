@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arms import table
 
 from blur_lightning.records.robustness import read_records
 from blur_lightning.tasks.critical import median_interval
@@ -149,6 +150,10 @@ def test_the_tables_of_the_benchmarks_are_those_that_were_measured():
     for stage, figures in feed["milliseconds_an_image"].items():
         text = "| {} | {median:.2f} | {least:.2f}-{most:.2f} |".format(stage, **figures)
         assert text in page
+    tokens = json.loads((ROOT / "docs/speed_tokens.json").read_text())["figures"]
+    for network, row in tokens.items():
+        speed, times = told(row["images_a_second"]), told(row["times_as_fast_as_timm"], 2)
+        assert f"| {network} | {speed} | {times} |" in page
     times = feed["times_each_on_its_own"]
     assert "{median:.1f} times ({least:.1f}-{most:.1f})".format(**times) in page
     whole = feed["test_over_network_and_decode"]
@@ -200,3 +205,39 @@ def test_the_tables_of_restored_images_are_those_that_were_measured():
             )
             cells = [cell.partition(" ")[0] for cell in row.split(" | ")]
             assert [cells[0], cells[-1]] == [top1[model, mix, "sharp"], top1[model, mix, condition]]
+
+
+ATTACKS = ["sharp", "worst30@D0..4", "worst50@D0..4", "worst30@M1..9@0..180"]
+ATTACKS += ["worst50@M1..9@0..180", "kernel10", "kernel20", "kernel30"]
+
+
+@pytest.mark.parametrize(
+    ("name", "conditions"),
+    [("fashion_tokens", None), ("invariance_fashion", None), ("adversarial_fashion", ATTACKS)],
+)
+def test_the_tables_of_arms_are_those_that_were_measured(name, conditions):
+    """The differences that arms.py wrote, and the records that they are of."""
+    results = ROOT / "experiments/results"
+    with (results / f"{name}_arms.csv").open(encoding="utf-8") as stream:
+        found = list(csv.DictReader(stream))
+    rows = [
+        row | {key: float(row[key]) for key in ("top1", "low", "high")}
+        for row in found
+        if conditions is None or row["condition"] in conditions
+    ]
+    _, _, *lines = table(rows)
+    assert len(lines) >= 4
+    assert all(line in README for line in lines)
+    seeds = {int(row["seeds"]) for row in found}
+    values: dict[tuple[str, str], set[tuple[str, float]]] = {}
+    for r in read_records(results / f"{name}.csv"):
+        if r.metric == "top1":
+            values.setdefault((f"{r.model}, {r.trained_on}", r.condition), set()).add(
+                (r.run, 100 * r.value)
+            )
+    for row in rows:
+        same = [value for _, value in values[row["arm"], row["condition"]]]
+        assert statistics.mean(same) == pytest.approx(row["top1"])
+        assert len(same) == max(seeds) or row["condition"] == "sharp"
+    provenance = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+    assert not any(run["environment"]["dirty"] for run in provenance.values())

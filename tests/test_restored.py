@@ -48,7 +48,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def command(photos, tmp_path):
-    def run(*words, verb="test", restore=UNCHANGED, capture=None, **options):
+    def run(*words, verb="test", restore=UNCHANGED, capture=None, data=None, **options):
         size = {"canonical": 40, "scale": 32, "crop": 24}
         config = {
             "trainer": {
@@ -66,7 +66,8 @@ def command(photos, tmp_path):
                     **options,
                 },
             },
-            "data": {
+            "data": data
+            or {
                 "class_path": "blur_lightning.data.PhotosDataModule",
                 "init_args": {
                     "root": str(photos),
@@ -166,6 +167,63 @@ def test_the_second_test_is_a_run_of_its_own(command, tmp_path, capsys):
     assert {d.condition for d in differences} == {"sharp", "D2", "D1..3"}
     report([run], out=tmp_path / "page.html")
     assert "MeanColour (deconvolved, wiener) (original)" in (tmp_path / "page.html").read_text()
+
+
+class Ending(nn.Module):
+    """Changes nothing, and ends the process's work at one of the images that it is to restore."""
+
+    left = 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        if Ending.left == 0:
+            raise KeyboardInterrupt
+        Ending.left -= len(image)
+        return image
+
+
+ENDING = {"class_path": "test_restored.Ending"}
+
+
+SCENES = {
+    "class_path": "blur_lightning.data.ScenesDataModule",
+    "init_args": {
+        "train_count": 4,
+        "test_count": 4,
+        "capture": {"canonical": 64, "scale": 64, "crop": 64},
+        "batch_size": 1,
+        "num_workers": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("verb", ["test", "fit"])
+def test_a_run_that_is_ended_in_its_second_test_goes_on_there(
+    command, tmp_path, capsys, caplog, verb
+):
+    words = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0"]
+    words += ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1"]
+    network = {"class_path": "nets.MeanColour", "init_args": {"num_classes": 10}}
+    run = tmp_path / "run"
+    for status in (130, 0):
+        Ending.left = 3 * 2  # images under three conditions
+        options = {"restore": ENDING, "data": SCENES, "net": network}
+        assert command(*(words if verb == "fit" else ()), verb=verb, **options) == status
+        told = capsys.readouterr().out
+        records = (run / "robustness.csv").read_bytes()
+        assert (run / "run-restored/robustness.csv").exists() == (status == 0)
+        if status:
+            before = records
+    assert Ending.left == 0
+    assert records == before
+    assert ("going on from" in caplog.text) == (verb == "fit")  # not trained again
+    for number in (4, 2):  # of the first test and of the second
+        assert f"going on: {number} images were measured before" in told
+    name = "MeanColour (restored by Ending)"
+    plain = values(run / "robustness.csv", "MeanColour")
+    assert values(run / "run-restored", name) == pytest.approx(plain, rel=1e-6)
+    facts = json.loads((run / "run-restored/provenance.json").read_text())
+    assert facts["milliseconds_an_image"].keys() == {"blur", "restore", "resize", "network"}
+    assert not list(run.rglob(".measured"))
 
 
 def test_predictions_are_of_restored_images(command, tmp_path):

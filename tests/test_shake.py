@@ -14,6 +14,24 @@ def test_the_spline_is_scipys_not_a_knot_cubic():
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
+def test_the_pixels_visited_are_those_of_all_samples():
+    """Samples in doubt alone are computed; here all are, by SciPy."""
+    points = np.random.default_rng(1).integers(1, 16, size=(200, 2, 6))
+    position = np.linspace(0, 1, 30_000)
+    spline = CubicSpline(np.linspace(0, 1, 6), points, axis=2)
+    expected = np.zeros((200, 15, 15), dtype=bool)
+    for visited, (column, row) in zip(expected, spline(position), strict=True):
+        visited[*((np.clip(x, 1, 15) + 0.5).astype(int) - 1 for x in (row, column))] = True
+    assert (shake._visited(points) == expected).all()
+
+
+def test_splines_stray_less_between_samples_than_is_allowed_for():
+    """By the largest second derivative of a spline whose points are 7 or less from the middle."""
+    basis, apart = shake._spline_basis(6, 5001), 5 / 5000
+    bend = np.abs(np.diff(basis, n=2, axis=1)).sum(axis=0).max() * 7 / apart**2
+    assert bend * (shake._STRIDE * 5 / 29_999) ** 2 / 8 < shake._STRAY
+
+
 def test_shake_kernels_look_like_those_of_the_reference():
     # facts: over 2,000 kernels the support has 53.2 +- 12.1 pixels, between 15 and 91.
     support = (shake_bank(1000, seed=5) > 0).sum((1, 2)).float()
@@ -31,6 +49,11 @@ def test_a_bank_is_a_function_of_its_seed_and_begins_like_a_shorter_one():
 def test_the_validation_bank_is_pinned():
     # A change of this hash changes every result under `shake`: say so in CHANGELOG, Numbers.
     assert shake.bank_hash(shake_bank(100, seed=0)).startswith("1e0dee9c")
+
+
+def test_the_training_bank_is_pinned():
+    # A change of this hash changes every training on `shake`: say so in CHANGELOG, Numbers.
+    assert shake.bank_hash(shake.named_bank("training")).startswith("b482b18d")
 
 
 def test_banks_of_two_seeds_have_no_kernel_in_common():

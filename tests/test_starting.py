@@ -101,6 +101,10 @@ def test_an_installed_wheel_runs_outside_the_checkout(tmp_path):
     words += ["--model.lr_scheduler.total_steps", 2, "--model.conditions", "[sharp, D2]"]
     words += ["--trainer.max_epochs", 1, "--trainer.default_root_dir", "run"]
     run("-m", "blur_lightning", "fit", *words, where=tmp_path / "mine", **here)
+    words += ["--ckpt_path", "run/checkpoints/last.ckpt", "--trainer.default_root_dir", "again"]
+    run("-m", "blur_lightning", "test", *words, where=tmp_path / "mine", **here)
+    assert (tmp_path / "mine/again/robustness.csv").is_file()
+    assert (tmp_path / "site/blur_lightning/py.typed").is_file()
     run("-m", "blur_lightning", "report", "run", "--out", "p.html", where=tmp_path / "mine", **here)
     assert (tmp_path / "mine/p.html").stat().st_size > 100_000
     origin = run("-c", "import blur_lightning; print(blur_lightning.__file__)", **here)

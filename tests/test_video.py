@@ -1,6 +1,7 @@
 """Frames of videos: their pixels, their times, and files that are broken."""
 
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -65,9 +66,12 @@ def test_what_is_no_video_is_told(tmp_path):
     assert count_frames(tmp_path / "a.mp4") == 0
 
 
-@pytest.mark.parametrize(("ending", "reason"), [("avi", "or damaged"), ("mkv", "s lack")])
-def test_frames_before_a_cut_come_and_the_cut_is_told(tmp_path, ending, reason):
-    path = write_video(tmp_path / f"a.{ending}", FRAMES, fps=10)
+@pytest.mark.parametrize(
+    ("ending", "reason", "fps"),
+    [("avi", "or damaged", 10), ("mkv", "s lack", 10), ("mkv", "s lack", 240)],
+)
+def test_frames_before_a_cut_come_and_the_cut_is_told(tmp_path, ending, reason, fps):
+    path = write_video(tmp_path / f"a.{ending}", FRAMES, fps=fps)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     frames = read_frames(path)
     with pytest.raises(UnreadableVideoError, match=f"a.{ending}: cut off .*{reason}") as told:
@@ -104,6 +108,18 @@ def test_times_at_a_constant_rate_are_even_and_a_dropped_frame_is_not():
     # Distances of 1, 1, 2: their mean is 4/3, and 2 is half as much again.
     assert unevenness([0.0, 1.0, 2.0, 4.0]) == pytest.approx(0.5)
     assert unevenness([0.0, 4.0, 8.0, 13.0]) == pytest.approx(5 / (13 / 3) - 1)
+
+
+@pytest.mark.parametrize("fps", [Fraction(30_000, 1001), 240, 480])
+def test_a_constant_rate_is_even_though_matroska_rounds_to_milliseconds(tmp_path, fps):
+    file = write_video(tmp_path / "v.mkv", moving(12, (0.5, 0)), fps=fps)
+    frames = list(read_frames(file))
+    times, tick = [frame.time for frame in frames], frames[0].tick
+    assert tick == pytest.approx(1e-3)
+    assert unevenness(times) > 0.01
+    assert unevenness(times, tick=tick) == 0
+    without = [time for number, time in enumerate(times) if number != 5]
+    assert unevenness(without, tick=tick) > 0.3
 
 
 def test_times_that_stand_or_go_back_are_uneven_and_unknown_ones_are_not():

@@ -35,7 +35,8 @@ small{opacity:.7}.wide{overflow-x:auto}
 <p>$facts</p>
 <p>Distance: the share of channels of which a sharp and a blurred image make one alone positive,
 averaged over places and images, with its 95&nbsp;% interval over images (Vasiljevic et al. 2016,
-Figure&nbsp;4). 0 is invariance; unrelated answers of half positive channels have 0.5. CKA: linear
+Figure&nbsp;4). After a ReLU that is on or off, elsewhere, as after a transformer's block, the sign.
+0 is invariance; unrelated answers of half positive channels have 0.5. CKA: linear
 CKA of the features averaged over places (Kornblith et al. 2019); 1 is the same up to a rotation and
 a scale.</p>
 <figure>$curves</figure>

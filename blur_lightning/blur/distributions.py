@@ -7,6 +7,7 @@ The grammar, the same in code, configs, records and reports:
     H8, V8, M8@30            box of length 8: horizontal, vertical, at 30 degrees counter-clockwise
     G4                       Gaussian of sigma 4
     shake                    a camera-shake kernel drawn from a bank
+    shake100000              from a bank of so many, which begins like the usual one
     airy2                    a perfect lens whose Airy pattern has radius 2
     coma0.2@30               a lens with 0.2 waves RMS of coma that points to 30 degrees; likewise
                              defocus0.2, astigmatism0.2@30, trefoil0.2@30, spherical0.2
@@ -32,21 +33,14 @@ from math import inf, isfinite
 
 import numpy as np
 
-from blur_lightning.blur.families import (
-    FAMILIES,
-    Blur,
-    Family,
-    family_of,
-    half_width,
-    number_text,
-)
-from blur_lightning.blur.shake import SHAKE_BANKS, bank_hash, named_bank
+from blur_lightning.blur.families import FAMILIES, Blur, Family, family_of, half_width, number_text
+from blur_lightning.blur.shake import bank_hashes, bank_name, bank_settings, read_bank_size
 from blur_lightning.errors import InputError
 
 
 @dataclass(frozen=True)
 class Component:
-    """One part of a mix: a family with a range for each parameter."""
+    """One part of a mix: a family with a range for each parameter; of shake the bank's size."""
 
     family: str
     low: float = 0.0
@@ -60,6 +54,8 @@ class Component:
             text = family.symbol + _range_text(self.low, self.high)
             if family.angles is not None and (family.angle_needed or self.angles != family.angles):
                 text += f"@{_range_text(*self.angles)}"
+        elif self.high:
+            text += number_text(self.high)
         return text + self.share_text
 
     @property
@@ -82,7 +78,8 @@ class Component:
 
     def _draw_shape(self, generator: np.random.Generator, bank: str) -> Blur:
         if self.family == "shake":
-            return Blur("shake", float(generator.integers(SHAKE_BANKS[bank][0])), bank=bank)
+            name = bank_name(bank, self.high)
+            return Blur("shake", float(generator.integers(bank_settings(name)[0])), bank=name)
         key = int(generator.integers(2**63)) if self.family.startswith("glass") else 0
         family = family_of(self.family)
         if self.low == self.high and self.angles[0] == self.angles[1]:
@@ -166,10 +163,8 @@ class BlurDistribution:
         return self.components[chosen].draw(generator, bank)
 
     def bank_hashes(self, bank: str) -> dict[str, str]:
-        """SHA-256 of the bank of `SHAKE_BANKS` that draws come from, by name; {} without shake."""
-        if all(component.family != "shake" for component in self.components):
-            return {}
-        return {f"shake-{bank}": bank_hash(named_bank(bank))}
+        """SHA-256 of the banks that draws come from, by name, as `shake.bank_hashes`."""
+        return bank_hashes(bank, {c.high for c in self.components if c.family == "shake"})
 
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -205,6 +200,8 @@ def _parse_part(part: str) -> tuple[float | None, Component]:
     shape = (0.0, 0.0), (0.0, 0.0)
     if family:
         shape = _parameters(match, family), _angles(match, family)
+    elif word == "shake" and match["number"] and match["angles"] is None:
+        shape = (read_bank_size(part, match["number"]),) * 2, (0.0, 0.0)
     elif match["number"] or match["angles"] is not None:
         raise InputError(f"'{part}' has a number or a direction; write {word} alone")
     shares = _shares(match)

@@ -23,7 +23,7 @@ from blur_lightning.blur.kernels import (
     gaussian_half_width,
     gaussian_taps,
 )
-from blur_lightning.blur.shake import SHAKE_BANKS, SHAKE_HALF_WIDTH, named_bank
+from blur_lightning.blur.shake import SHAKE_HALF_WIDTH, bank_settings, named_bank
 from blur_lightning.errors import InputError
 
 
@@ -36,7 +36,7 @@ class Blur:
         parameter: Radius, length or sigma in pixels, waves, or severity; see `FAMILIES`. For shake
             the kernel's place in its bank.
         angle: Direction in degrees, counter-clockwise from horizontal, where there is one.
-        bank: Which bank of `SHAKE_BANKS` a shake kernel is from.
+        bank: Which bank a shake kernel is from, by its name; see `shake.bank_settings`.
         key: What glass blur draws its shuffle from, and a share its squares.
         share: Percent of the image that is blurred: squares of 32 pixels; see `random_regions`.
     """
@@ -211,9 +211,12 @@ def check_blurs(blurs: Collection[Blur]) -> None:
                 f"blurs: {blur!r} is no Blur; BlurDistribution.parse(...).draw(...) is"
             )
         if blur.family == "shake":
-            count, _ = SHAKE_BANKS.get(blur.bank, (0, 0))
+            try:
+                count, _ = bank_settings(blur.bank)
+            except (ValueError, KeyError):
+                count = 0
             if blur.parameter not in range(count):
-                known = ", ".join(f"{name} ({count})" for name, (count, _) in SHAKE_BANKS.items())
+                known = "test (100), training (10000), training-100000 (100000)"
                 raise InputError(f"{blur!r}: no kernel of that number in a bank; banks: {known}")
         elif blur.family != "sharp":
             family = _BY_NAME.get(blur.family)

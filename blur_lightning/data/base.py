@@ -18,11 +18,13 @@ from typing_extensions import override
 from blur_lightning.blur import Blur, BlurDistribution, Capture
 from blur_lightning.blur.capture import normalize
 from blur_lightning.blur.conditions import check_reach
+from blur_lightning.blur_estimate import estimate_blur
 from blur_lightning.data.batches import (
     KeyedLoader,
     KeyedSampler,
     ShapeBatches,
     canonical_shapes,
+    in_all_processes,
     loader_options,
     unmeasured,
 )
@@ -50,7 +52,7 @@ class BlurDataModule(LightningDataModule, ABC):
         per_class: Test on so many images of every class, drawn from the seed; None is all.
         fast_resize: Resize training images faster, by torch; a value in some hundreds differs
             by one of 255 levels from what validation and tests would see. They stay exact.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read and list them in provenance.json,
@@ -127,21 +129,22 @@ class BlurDataModule(LightningDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        self._training = self._loader("train")
-        self._training.load_state_dict(self._position)
-        assert self.trainer is not None
-        self._training.correct(self.trainer.fit_loop.epoch_loop.batch_progress.current)
-        self._position = {}
-        return self._training
+        loader = self._training = self._loader("train")
+        position, self._position = self._position, {}
+        if position and self.trainer:
+            loader.load_state_dict(position)
+            loader.correct(self.trainer.fit_loop.epoch_loop.batch_progress.current)
+        return loader
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self._training.state_dict()
+        return {**self._training.state_dict(), "unreadable": sorted(self.all_unreadable())}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # For Lightning the loader is made before it knows that it goes on inside an epoch.
         self._position = state_dict
+        self.unreadable.update(state_dict.get("unreadable", ()))
 
     @override
     def val_dataloader(self) -> DataLoader:
@@ -176,6 +179,11 @@ class BlurDataModule(LightningDataModule, ABC):
             batch["window"] = batch["image"]
             batch["image"] = self.in_training(batch["window"], batch["blur"], batch)
         return batch
+
+    def all_unreadable(self) -> set[str]:
+        """What any process could not read; all must ask."""
+        self.unreadable = in_all_processes(self.unreadable)
+        return self.unreadable
 
     def in_training(self, windows: Tensor, blurs: Any, batch: dict[str, Any]) -> Tensor:
         """Turn windows into what the network sees of them, each at the scale drawn for it."""
@@ -268,8 +276,9 @@ class BlurDataModule(LightningDataModule, ABC):
             jitter=self.jitter if training else None,
             flip=self.flip,
             fast=self.fast_resize,
+            estimate=estimate_blur if split == "predict" else None,
         )
-        indices = unmeasured(self.trainer, split, count=len(source.names))
+        indices = unmeasured(self.trainer, split, len(source.names))
         process = {"rank": self.trainer.global_rank, "processes": self.trainer.world_size}
         options = loader_options(self.num_workers)
         if capture.whole:

@@ -183,9 +183,28 @@ def canonical_shapes(
     return shapes
 
 
-def unmeasured(trainer: Any, split: str, *, count: int) -> list[int]:
-    """Images of a split that an interrupted test has not measured yet, of `count`."""
-    everything, module = list(range(count)), trainer.lightning_module
+def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make a batch of the images that could be read; `unreadable` maps the others to their error.
+
+    A batch of which nothing could be read has no `image`. Estimates stay a list.
+    """
+    unreadable = {item["index"]: item["unreadable"] for item in items if "unreadable" in item}
+    readable = [item for item in items if "unreadable" not in item]
+    estimates = [item.pop("estimate") for item in readable if "estimate" in item]
+    batch = default_collate(readable) if readable else {}
+    return batch | ({"estimate": estimates} if estimates else {}) | {"unreadable": unreadable}
+
+
+def unmeasured(trainer: Any, split: str, count: int) -> list[int]:
+    """Images of a split that an interrupted test has not measured yet.
+
+    Args:
+        trainer: Whose test.
+        split: Other splits than those of a test or a prediction are whole.
+        count: Images in the split.
+    """
+    module: Any = trainer.lightning_module
+    everything = list(range(count))
     if split not in ("test", "predict") or not hasattr(module, "measured_before"):
         return everything
     measured = module.measured_before()
@@ -196,14 +215,13 @@ def unmeasured(trainer: Any, split: str, *, count: int) -> list[int]:
     return list(islice(cycle(rest + everything), max(len(rest), trainer.world_size)))
 
 
-def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Make a batch of the images that could be read; `unreadable` maps the others to their error.
-
-    A batch of which nothing could be read has no `image`.
-    """
-    unreadable = {item["index"]: item["unreadable"] for item in items if "unreadable" in item}
-    readable = [item for item in items if "unreadable" not in item]
-    return {**(default_collate(readable) if readable else {}), "unreadable": unreadable}
+def in_all_processes(found: set[str]) -> set[str]:
+    """Union of what all processes have found; all must ask."""
+    if not torch.distributed.is_initialized():
+        return found
+    parts = [found] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, found)
+    return set[str]().union(*parts)
 
 
 def loader_options(workers: int) -> dict[str, Any]:

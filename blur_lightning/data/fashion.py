@@ -22,6 +22,7 @@ from blur_lightning.errors import InputError
 SIDE, CLASSES = 28, 10
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 _UNSIGNED_BYTE = 8
+_MOST = 60_000  # items of a file; what is compressed may go on for gigabytes
 
 
 class GreySource:
@@ -69,7 +70,7 @@ class FashionMNISTDataModule(BlurDataModule):
         flip: Mirror half of the training images, left to right.
         fraction: Train on this part of every class, in (0, 1], drawn from the seed.
         per_class: Test on so many images of every class, drawn from the seed; None is all.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that cut out windows; 0 is fastest, as nothing is decoded.
         seed: Seed of all draws; None is the run's seed_everything.
     """
@@ -154,16 +155,16 @@ def _read(folder: Path, name: str, sides: tuple[int, ...]) -> tuple[Path, UInt8[
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise InputError(f"data.root: {folder} has no {name} and no {name}.gz; put one there")
+    header = 4 + 4 * (1 + len(sides))
     try:
-        content = file.read_bytes()
-        if file.suffix == ".gz":
-            content = gzip.decompress(content)
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            content = stream.read(header + _MOST * prod(sides) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file}: cannot be read ({error}); fetch it again") from error
-    header = 4 + 4 * (1 + len(sides))
     shape = np.frombuffer(content[4:header], dtype=">i4").tolist() if len(content) >= header else []
     expected_start = bytes([0, 0, _UNSIGNED_BYTE, 1 + len(sides)])
-    if content[:4] != expected_start or tuple(shape[1:]) != sides or shape[0] < 1:
+    fits = content[:4] == expected_start and tuple(shape[1:]) == sides
+    if not fits or not 1 <= shape[0] <= _MOST:
         what = f"{SIDE}x{SIDE} images" if sides else "labels"
         raise InputError(f"{file}: no idx file of {what}; put Fashion-MNIST's {name} there")
     if len(content) != header + prod(shape):

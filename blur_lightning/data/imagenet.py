@@ -24,7 +24,7 @@ from blur_lightning.data.base import BlurDataModule, Split
 from blur_lightning.data.shards import Sharded, StoredFile, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import image_files, image_shape, read_image
+from blur_lightning.images import file_size, image_files, image_shape, read_image
 
 
 class FileSource:
@@ -37,8 +37,8 @@ class FileSource:
         self.names = [str(file.relative_to(root)) for file in files]
 
     def size(self, index: int) -> int:
-        """Bytes of one image's file."""
-        return self.files[index].stat().st_size
+        """Bytes of one image's file; 0 where it was removed since it was listed."""
+        return file_size(self.files[index])
 
     def shape(self, index: int) -> tuple[int, int]:
         """Rows and columns of one image, from the head of its file."""
@@ -83,7 +83,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
         per_class: Test on so many images of every class, drawn from the seed; None is all.
         fast_resize: Resize training images faster, by torch; a value in some hundreds differs
             by one of 255 levels from what validation and tests would see. They stay exact.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read and list them in provenance.json,
@@ -163,7 +163,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
         for class_folder in class_folders:
             if class_folder.name not in known:
                 raise InputError(f"{class_folder}: {advice}")
-        self.num_classes = len(known)
+        self.num_classes, self.class_names = len(known), tuple(known)
         return known
 
     def _flat(self, folder: Path) -> Source:
@@ -213,11 +213,11 @@ def _devkit_labels(kit: Path) -> dict[str, int]:
 
 def _kaggle_labels(table: Path) -> dict[str, int]:
     """Labels by file stem from rows `ILSVRC2012_val_00000001,n01751748 111 108 ...`."""
-    with table.open(newline="") as file:
-        try:
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
             return {
                 row["ImageId"]: wnid_labels()[row["PredictionString"].split()[0]]
-                for row in csv.DictReader(file)
+                for row in csv.DictReader(file, restval="")
             }
-        except (KeyError, IndexError) as error:
-            raise InputError(f"{table}: not Kaggle's validation labels ({error})") from error
+    except (LookupError, ValueError, csv.Error, OSError) as error:
+        raise InputError(f"{table}: not Kaggle's validation labels ({error})") from error

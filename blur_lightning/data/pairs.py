@@ -14,7 +14,7 @@ from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.shards import Sharded, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import UnreadableImageError, read_image
+from blur_lightning.images import UnreadableImageError, file_size, read_image
 from blur_lightning.pair_layouts import VARIANTS, Layout, Part, find_pairs
 
 
@@ -38,7 +38,7 @@ class PairSource(FileSource):
     @override
     def size(self, index: int) -> int:
         """Bytes of both files."""
-        return super().size(index) + self.partners[index].stat().st_size
+        return super().size(index) + file_size(self.partners[index])
 
     def sharp(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decode a sharp partner; UnreadableImageError names one that is broken or does not fit."""
@@ -71,7 +71,7 @@ class PairsDataModule(Sharded, BlurDataModule):
         held_out: Share of the training sequences that are kept for validation, in (0, 1), at least
             one; and where the folder is not split in train and test, as many for tests.
         blur: What training images are blurred with, one draw an image; beyond their own blur where
-            they are pairs.
+            they are pairs. shake100000 is camera shake of a bank of so many kernels.
         synthetic_blur: What the sharp images of training pairs are blurred with, in place of their
             blurry partners: DeblurNet-SI of Noroozi et al. 2017. None takes the partners. Tests
             are on pairs either way.
@@ -81,7 +81,7 @@ class PairsDataModule(Sharded, BlurDataModule):
         test_whole: Test and predict whole images instead of their central crops; validation is on
             central crops.
         flip: Mirror half of the training images, left to right.
-        batch_size: Images in a batch; the whole images of a test too.
+        batch_size: Images in a batch of each process; the whole images of a test too.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read, or whose partner cannot or has

@@ -28,7 +28,7 @@ class PhotosDataModule(BlurDataModule):
         num_classes: Number of classes of the network.
         labelled: Whether names hold classes, as a test wants them; a critical blur needs none.
         capture: Scales, crop and border of what the network sees.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read and list them in provenance.json,

@@ -45,7 +45,7 @@ class ScenesDataModule(BlurDataModule):
         val_blur: What validation images are blurred with; None is blur, so that of runs which train
             on other mixes the figures do not compare.
         capture: Scales, crop and border; scenes are drawn at the canonical scale.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that draw; 0 draws each scene once and keeps it.
         seed: Seed of all draws of blurs; None is the run's seed_everything.
     """

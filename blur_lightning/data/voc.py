@@ -18,7 +18,7 @@ from blur_lightning.data.imagenet import FileSource
 from blur_lightning.data.shards import Sharded, StoredFiles
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
-from blur_lightning.images import UnreadableImageError
+from blur_lightning.images import UnreadableImageError, file_size
 from blur_lightning.voc_layout import (
     CLASSES,
     MASK_FOLDERS,
@@ -48,8 +48,7 @@ class VOCSource(FileSource):
     @override
     def size(self, index: int) -> int:
         """Bytes of one image's file and of its mask's, if there is one."""
-        mask = self.masks[index]
-        return super().size(index) + (mask.stat().st_size if mask.is_file() else 0)
+        return super().size(index) + file_size(self.masks[index])
 
     @property
     @override
@@ -94,7 +93,7 @@ class VOCDataModule(Sharded, BlurDataModule):
         jitter: Scales, in pixels, to which training images are resized before the blur, one at
             random, measured as the canonical one; empty is that alone.
         flip: Mirror half of the training images, left to right.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
         skip_unreadable: Leave out images that cannot be read, or whose mask cannot, and list them

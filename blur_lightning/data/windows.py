@@ -4,7 +4,7 @@ Every item is a function of (seed, epoch, index), so workers and processes need 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,13 @@ from torch.utils.data import Dataset
 
 from blur_lightning.blur import Capture
 from blur_lightning.blur.cutting import cut_mask, cut_window
-from blur_lightning.images import UnreadableImageError, resize_fast, resize_image, resized_shape
+from blur_lightning.images import (
+    MOST_PIXELS,
+    UnreadableImageError,
+    resize_fast,
+    resize_image,
+    resized_shape,
+)
 
 
 @runtime_checkable
@@ -159,6 +165,7 @@ class WindowDataset(Dataset):
             window of an image at the canonical scale, or the whole of it where the capture's crop
             is that.
         flip: Mirror half of the images where there is a jitter.
+        estimate: What is told of the whole of each image besides, from its pixels; None is nothing.
         fast: Resize images faster where there is a jitter, see `resize_fast`.
     """
 
@@ -171,12 +178,13 @@ class WindowDataset(Dataset):
         seed: int = 0,
         jitter: Sequence[int] | None = None,
         flip: bool = True,
+        estimate: Callable[[np.ndarray], Any] | None = None,
         fast: bool = False,
     ) -> None:
         self.source, self.capture, self.margin = source, capture, margin
         self.masked = source if isinstance(source, MaskedSource) else None
         self.paired = source if isinstance(source, PairedSource) else None
-        self.seed, self.jitter, self.flip = seed, jitter, flip
+        self.seed, self.jitter, self.flip, self.estimate = seed, jitter, flip, estimate
         self.fast = fast and jitter is not None
 
     def __len__(self) -> int:
@@ -198,10 +206,13 @@ class WindowDataset(Dataset):
                 pixels["mask"] = self.masked.mask(index)
             if self.paired:
                 pixels["sharp"] = self.paired.sharp(index)
+            self._check_resizable(index, pixels["image"])
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
         item: dict[str, Any] = {"epoch": epoch, "index": index}
+        if self.estimate is not None:
+            item["estimate"] = self.estimate(pixels["image"])
         if self.jitter is None:
             capture = self.capture
             item |= self._cut(pixels, capture.canonical, scale=min(capture.scales))
@@ -210,6 +221,17 @@ class WindowDataset(Dataset):
         if self.source.labels is not None:
             item["label"] = self.source.labels[index]
         return item
+
+    def _check_resizable(self, index: int, image: np.ndarray) -> None:
+        """Refuse a strip of a few pixels that would be a huge image once it is resized."""
+        rows, columns = image.shape[:2]
+        length = max((self.capture.canonical, *(self.jitter or ())))
+        height, width = resized_shape((rows, columns), length, self.capture.measure)
+        if height * width > max(MOST_PIXELS, rows * columns):
+            raise UnreadableImageError(
+                f"{self.source.names[index]}: {columns}x{rows} pixels would be {width}x{height} at "
+                f"the scale of {length}, more than {MOST_PIXELS // 10**6} megapixels"
+            )
 
     def _cut(
         self,

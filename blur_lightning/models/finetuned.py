@@ -1,14 +1,12 @@
-"""A network with the weights that an earlier `fit` of this project left."""
+"""A network with the weights of a file: of an earlier `fit` of this project, or safetensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from blur_lightning.errors import InputError
-
-_PREFIX = "net."  # of the network within the task, whose weights a checkpoint holds
+from blur_lightning.weights import check_finite, network_weights
 
 
 def finetuned(net: nn.Module, checkpoint: str) -> nn.Module:
@@ -17,33 +15,27 @@ def finetuned(net: nn.Module, checkpoint: str) -> nn.Module:
     Args:
         net: The network that was trained, by its class path; its own weights are replaced, so it
             needs none (pretrained: false).
-        checkpoint: File that fit wrote, such as runs/<name>/checkpoints/last.ckpt.
+        checkpoint: File that fit wrote, such as runs/<name>/checkpoints/last.ckpt, or one that ends
+            in .safetensors: what the command export wrote, or weights from elsewhere.
 
     Returns:
-        `net` itself. Its attribute `trained_on` is the blur mix that the checkpoint was trained on.
+        `net` itself. Its attribute `trained_on` is the blur mix that the weights were trained on,
+        where the file tells.
 
     Raises:
-        InputError: There is no such file, it is no checkpoint of fit, or it is of another network.
+        InputError: There is no such file, it is none of these, it is of another network, or its
+            weights are no finite numbers.
     """
     if not Path(checkpoint).is_file():
         raise InputError(f"model.net.checkpoint: there is no file {checkpoint}; run its fit first")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        trained: dict[str, Tensor] = {
-            name.removeprefix(_PREFIX): tensor
-            for name, tensor in content["state_dict"].items()
-            if name.startswith(_PREFIX)
-        }
-        trained_on = str(content["trained_on"])
-    except Exception as error:  # whatever unpickling makes of a file that is something else
-        raise InputError(
-            f"model.net.checkpoint: {checkpoint} is no checkpoint of fit ({type(error).__name__}); "
-            "name one, such as runs/<name>/checkpoints/last.ckpt"
-        ) from error
-    what = f"model.net.checkpoint: {checkpoint}"
+    argument = "model.net.checkpoint"
+    trained, facts = network_weights(Path(checkpoint), argument=argument)
+    what = f"{argument}: {checkpoint}"
     check_same_network(net, trained, what=what, network="model.net.net")
+    check_finite(trained, what=what)
     net.load_state_dict(trained)
-    net.trained_on = trained_on  # type: ignore[assignment]
+    if "trained_on" in facts:
+        net.trained_on = facts["trained_on"]
     return net
 
 

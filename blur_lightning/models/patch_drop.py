@@ -58,8 +58,8 @@ class PatchDrop(nn.Module):
         super().__init__()
         if not isinstance(net, VisionTransformer | Eva):
             raise InputError(
-                f"model.net.net: {type(net).__name__} has no sequence of tokens to drop patches "
-                "from; take a ViT of timm, such as vit_base_patch16_224"
+                f"model.net.net: {type(net).__name__} is neither a VisionTransformer nor an Eva of "
+                "timm, from whose tokens patches can be dropped; take vit_base_patch16_224, say"
             )
         vit: Any = net  # whose types forbid what is put in place below
         self.patch_size: tuple[int, int] = vit.patch_embed.feat_ratio(as_scalar=False)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from blur_lightning.records.writing import replacing
+
 FOLDER, _KEY = ".measured", "key"
 
 # Columns of one length by name; an array of two dimensions is a column of lists.
@@ -34,8 +36,8 @@ class Measurements:
         key = self.folder / _KEY
         if not key.is_file() or key.read_text(encoding="utf-8") != self.key:
             self.remove()
-            self.folder.mkdir(parents=True)
-            key.write_text(self.key, encoding="utf-8")
+            with replacing(key) as temporary:
+                temporary.write_text(self.key, encoding="utf-8")
 
     def append(self, rows: Columns) -> None:
         """Write a batch; of an image that was measured before, one of both counts."""
@@ -44,10 +46,11 @@ class Measurements:
         table = pyarrow.table({name: _array(values) for name, values in rows.items()})
         images = {int(index) for index in rows["index"]}
         path = self.folder / f"{min(images)}-{len(images)}.arrow"
-        temporary = path.with_suffix(".tmp")
-        with pyarrow.ipc.new_file(str(temporary), table.schema) as writer:
+        with (
+            replacing(path) as temporary,
+            pyarrow.ipc.new_file(str(temporary), table.schema) as writer,
+        ):
             writer.write_table(table)
-        temporary.replace(path)
 
     def indices(self) -> set[int]:
         """Images that have been measured."""

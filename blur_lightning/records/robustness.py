@@ -6,9 +6,7 @@ condition) and `provenance.json` (what produced them). Accuracies and intervals 
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -18,9 +16,17 @@ import numpy as np
 from blur_lightning.errors import InputError
 from blur_lightning.records.measurements import Columns, write_parquet
 from blur_lightning.records.rounding import rounded
+from blur_lightning.records.writing import replacing
 
 SCHEMA = 1
 RECORDS, IMAGES, PROVENANCE = "robustness.csv", "images.parquet", "provenance.json"
+# What commands other than test leave in a run's folder, best to look at first.
+_OTHER_RESULTS = {
+    "before_after.html": "predict",
+    "predictions.csv": "predict",
+    "invariance.html": "analyze invariance",
+    "residuals.csv": "analyze residuals",
+}
 # A value and the ends of its interval.
 Interval = tuple[float, float | None, float | None]
 _CHUNK = 2**20  # resampled values held at once: 8 MiB of indices
@@ -130,25 +136,6 @@ def _statistic(values: np.ndarray, what: str) -> Interval:
     raise TypeError(f"{what}: {values.dtype} is neither bool nor floating")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` once the block has succeeded.
-
-    Readers see the old file or the new one, never a part; a failure leaves the old one alone.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); choose another place") from error
-    finally:
-        with suppress(OSError):  # missing, or its folder could not be made
-            temporary.unlink()
-
-
 def write_run(
     folder: Path,
     *,
@@ -228,7 +215,12 @@ def record_files(path: Path) -> list[Path]:
         raise InputError(f"{path}: not found; name the folder of a test run or its {RECORDS}")
     files = sorted(file for file in path.rglob(RECORDS) if file.is_file())
     if not files:
-        raise InputError(f"{path}: no {RECORDS} in this folder or below; name that of a test run")
+        problem = f"{path}: no {RECORDS} in this folder or below; "
+        for name, command in _OTHER_RESULTS.items():
+            if found := next(iter(sorted(path.rglob(name))), None):
+                problem += f"{found} is there, which {command} wrote: open it, or "
+                break
+        raise InputError(f"{problem}name the folder of a test run")
     return files
 
 

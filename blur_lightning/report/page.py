@@ -41,6 +41,7 @@ from blur_lightning.report.findings import (
     unfinished,
 )
 from blur_lightning.report.matrix import tables_html
+from blur_lightning.report.photographs import only_predicted, photographs_html, prediction_files
 from blur_lightning.report.segmentations import legend_html, segmentations_html
 from blur_lightning.report.serving import serve as serve_page
 from blur_lightning.report.wandb_report import read_place, save_report
@@ -115,7 +116,7 @@ def _write(
 ) -> tuple[str, list[str]]:
     """Write the page and the figures that were asked for; the page, and what it leaves out."""
     loaded = named_apart(_load(paths, tables))
-    if not loaded and not tables:
+    if not loaded and not tables and not prediction_files(paths):
         raise InputError("nothing to report; name the folder of a test run")
     records = [record for run in loaded for record in run.records]
     settings = settings_of(loaded)
@@ -128,7 +129,7 @@ def _write(
     remarks = [*unfinished(paths), *_unknown(sections)]
     written: dict[Path, str] = {}
     if out is not None or serve:
-        page = _page(loaded, settings, sections, papers, remarks)
+        page = _page(loaded, settings, sections, papers, remarks, photographs_html(paths))
     if out is not None:
         written[out] = page
     if figure is not None:
@@ -154,7 +155,7 @@ def _only_failed(path: Path) -> bool:
 
 def _load(paths: Iterable[Path], tables: list[str]) -> list[Run]:
     # A table of a paper says of trials that failed that they did.
-    measured = [path for path in paths if not (tables and _only_failed(path))]
+    measured = [p for p in paths if not (tables and _only_failed(p)) and not only_predicted(p)]
     # By resolved path: a folder named beside its parent is one run, not two.
     files = {file.resolve(): file for path in measured for file in record_files(path)}
     return read_runs(files.values())
@@ -253,6 +254,7 @@ def _page(
     sections: list[Section],
     papers: str,
     remarks: list[str],
+    photographs: str,
 ) -> str:
     styles = styles_of(sections)
     pairs = paired_runs([run.folder for run in runs]) if len(runs) > 1 else []
@@ -274,6 +276,7 @@ def _page(
         "summary": _summary([_sentence(line, c, styles[line].label) for line, c in every]),
         "curves": "".join(curves_html(section, styles) for section in sections) or NONE,
         "tables": tables_html(sections, places),
+        "photographs": photographs,
         "segmentations": segmentations_html(shown, styles, settings),
         "summaries": summaries_html(records, settings) or NONE,
         "papers": f"<h2>Beside the papers</h2>{papers}" if papers else "",

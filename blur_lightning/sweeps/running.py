@@ -7,6 +7,7 @@ agent` take. A trial's folder holds what its command writes, `trial.json` and `l
 import hashlib
 import itertools
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -15,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blur_lightning.errors import InputError
 from blur_lightning.records.outcomes import DONE, FOLDER, RUNS, Trial, outcome, table, unvalidated
 from blur_lightning.sweeps.search import Search, parameters_of, read_axes
 from blur_lightning.sweeps.trials import INTERPRETER, check, run
+from blur_lightning.yaml_files import read_yaml
 
 METHODS = ("grid", "random", "bayes")
 _LONGEST = 120  # characters of a trial's name; file systems take 255 bytes
+_MOST = 100_000  # trials of a grid
 _FEW = 3  # trials of a search that are looked at before it runs
 
 
@@ -117,20 +118,6 @@ def _run_search(search: Search, jobs: int) -> list[Trial]:
     return sorted([*ended, *drawn], key=lambda trial: trial.folder)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file that holds keys; anything else is an InputError that names the file."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; name a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-        raise InputError(f"{file}: not YAML: {problem}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: holds no keys; name an experiment or a sweep")
-    return content
-
-
 def read_trials(file: Path) -> list[Trial]:
     """Trials of a sweep file, in the order of `grid_points`; an InputError names the file.
 
@@ -207,6 +194,8 @@ def grid_points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
         [axis["value"]] if axis["distribution"] == "constant" else axis["values"]
         for axis in axes.values()
     ]
+    if (number := math.prod(map(len, values))) > _MOST:
+        raise InputError(f"parameters: {number:,} trials; a grid has at most {_MOST:,} here")
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*values)]
 
 

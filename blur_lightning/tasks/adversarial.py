@@ -16,6 +16,7 @@ from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import Record
 from blur_lightning.tasks.adversaries import Adversary, Found, Scene
 from blur_lightning.tasks.classification import ClassificationTask
+from blur_lightning.tasks.training import share_of_batch
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,15 @@ class AdversarialBlurTask(ClassificationTask):
         self.conditions = [*self._blurs, *([] if training else self.attacks)]
 
     @override
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        if self.attacks and not getattr(self.adversary, "trained", True):
+            raise InputError(
+                f"model.adversary: its {self.adversary.label} was trained on nothing; give the "
+                "checkpoint of the fit that trained it to --ckpt_path"
+            )
+
+    @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         self.trained_on += f", {self.adversary.label} within {self.budget:g}"
@@ -151,7 +161,7 @@ class AdversarialBlurTask(ClassificationTask):
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         if "image" not in batch:  # nothing in it could be read
-            return None
+            return super().training_step(batch, batch_idx)
         blurs = list(batch["blur"])
         places = [place for place, blur in enumerate(blurs) if blur.family != "sharp"]
         chosen = torch.tensor(places, dtype=torch.long, device=batch["image"].device)
@@ -170,7 +180,7 @@ class AdversarialBlurTask(ClassificationTask):
         image = batch["sharp"].index_copy(0, chosen, found.image.to(batch["sharp"].dtype))
         loss = super().training_step({**batch, "image": image, "blur": blurs}, batch_idx)
         assert loss is not None
-        return loss + found.penalty.sum() / len(image)
+        return loss + share_of_batch(self, len(image)) * found.penalty.sum() / len(image)
 
     @override
     def _each_condition(

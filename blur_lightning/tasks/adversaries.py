@@ -156,10 +156,9 @@ class _KernelAdversary(Adversary):
 
     def fitted(self, scene: Scene, kernels: Float[Tensor, "b k k"], budget: float) -> Found:
         """Mix kernels with a point until what the network sees is within the budget."""
-        kernels = kernels.detach()
+        kernels, limit = kernels.detach(), budget
         point = torch.zeros_like(kernels)
         point[:, len(self.offset) // 2, len(self.offset) // 2] = 1
-        limit = budget
         for _ in range(_TRIALS):
             image = scene.see(kernels)
             error = scene.error(image)
@@ -257,13 +256,12 @@ class PredictedKernel(_KernelAdversary):
         size: Side of the kernels in pixels at the canonical scale, odd, 3 or more.
         width: Channels of the first of its three layers, 1 or more.
         strength: The reversed gradient is multiplied by it, more than 0.
-        centre: What a kernel's centroid costs, in nats per squared pixel from the middle: a shift
-            is no blur. 0 or more.
-        smoothness: What the squared differences of neighbouring taps cost, in nats, as a share of
-            the squared taps; they are 0 to 4. 0 or more.
+        centre: As of FreeKernel, in nats.
+        smoothness: As of FreeKernel, in nats.
     """
 
     symbol, label = "predicted", "predicted kernel"
+    trained: Tensor
 
     def __init__(
         self,
@@ -278,6 +276,7 @@ class PredictedKernel(_KernelAdversary):
         if width < 1 or strength <= 0:
             raise InputError("model.adversary: width must be 1 or more, and strength more than 0")
         self.strength = strength
+        self.register_buffer("trained", torch.tensor(0))  # on so many batches
         self.net = nn.Sequential(
             nn.Conv2d(3, width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -295,6 +294,7 @@ class PredictedKernel(_KernelAdversary):
             if not (self.training and torch.is_grad_enabled()):
                 yield self.fitted(scene, kernels, budget)
                 continue
+            self.trained += 1
             image = within(scene, kernels, budget)
             opposed = (1 + self.strength) * image.detach() - self.strength * image
             yield Found([Blur("kernel")] * len(image), opposed, self.penalty(kernels))

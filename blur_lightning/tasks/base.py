@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,14 +25,10 @@ from blur_lightning.records.measurements import Measurements
 from blur_lightning.records.provenance import environment
 from blur_lightning.tasks.examples import ExampleStrips, middle_square, to_bytes
 from blur_lightning.tasks.freezing import freeze as freeze_blocks
-from blur_lightning.tasks.networks import (
-    network_name,
-    normalization,
-    trained_mix,
-    weights_hash,
-)
+from blur_lightning.tasks.networks import network_name, normalization, trained_mix, weights_hash
+from blur_lightning.tasks.predictions import write_predictions
 from blur_lightning.tasks.rows import Columns, columns_of
-from blur_lightning.tasks.training import divergence, optimizers, seed_batch
+from blur_lightning.tasks.training import optimizers, seed_batch
 
 Result = TypeVar("Result")
 
@@ -120,11 +117,6 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         return optimizers(self, self.optimizer, self.lr_scheduler, interval=self.lr_interval)
 
-    def check_loss(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
-        """Stop the training if the loss of a batch is no number."""
-        if not torch.isfinite(loss):
-            raise divergence(self, loss, batch["index"].tolist())
-
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         data, key = self.datamodule, {"epoch": self.current_epoch, "process": self.global_rank}
@@ -206,6 +198,8 @@ class Task(LightningModule, ABC):
             {f"test/{r.condition}/{r.metric}": r.value for r in records}, rank_zero_only=True
         )
         if self.trainer.is_global_zero:
+            if self._key() != self.measurements.key:
+                raise InputError("data: images changed during the test; give the command again")
             robustness.write_run(
                 self.run_folder,
                 records=records,
@@ -214,7 +208,7 @@ class Task(LightningModule, ABC):
             )
             assert self._examples
             self._examples.publish(self.run_folder / "examples")
-            self.measurements.remove()
+            self.forget_measurements()
             for logger in self.loggers:
                 if hasattr(logger, "log_test"):
                     logger.log_test(self.run_folder, records)
@@ -223,11 +217,12 @@ class Task(LightningModule, ABC):
 
     @override
     def on_predict_epoch_end(self) -> None:
-        path = self.run_folder / "predictions.csv"
-        self._collected(lambda: robustness.write_table(path, self._predictions()))
+        source = self.datamodule.sources["predict"]
+        write = partial(write_predictions, self.run_folder, source, self.measurements)
+        text = self._collected(lambda: write(map(str, self.conditions)))
         if self.trainer.is_global_zero:
             self.measurements.remove()
-            print(f"written: {path}")
+            print(text)
 
     def _records(self) -> list[robustness.Record]:
         """Summarise what was measured, a condition at a time."""
@@ -246,22 +241,19 @@ class Task(LightningModule, ABC):
             )
         return records
 
-    def _predictions(self) -> Iterable[Columns]:
-        names = self.datamodule.sources["predict"].names
-        for condition in self.conditions:
-            columns = self.measurements.rows(str(condition))
-            files = np.array([names[index] for index in columns.pop("index")], dtype=object)
-            yield {"file": files, **columns}
-
     def _collected(self, collect: Callable[[], Result]) -> Result:
         """Let the first process collect what all have measured, and tell all the result."""
-        self.trainer.strategy.barrier()
+        self.datamodule.all_unreadable()  # a barrier, too
         collected = None
         if self.trainer.is_global_zero:
             if not self.measurements.indices():
                 raise InputError("data: none of the images could be read")
             collected = collect()
         return self.trainer.strategy.broadcast(collected)  # type: ignore[return-value]
+
+    def forget_measurements(self) -> None:
+        """Remove what a test has measured, once its records are written."""
+        self.measurements.remove()
 
     @property
     def measurements(self) -> Measurements:

@@ -16,10 +16,15 @@ from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.consistency import cosine_distance, features_of, jensen_shannon
 from blur_lightning.tasks.diary import BlurDiary, Level, Table, most_problematic
 from blur_lightning.tasks.rows import Columns
+from blur_lightning.tasks.training import learn_from
 
 
 class ClassificationTask(Task):
     """Train a classifier on a mix of blurs and test it under each of a list of blurs.
+
+    Predictions are rows of predictions.csv: the five best classes of each photograph, the
+    confidence in the first, and how blurry it is (see `blur_estimate`); blurriness.html shows the
+    photographs, the blurriest first, and suggests a mix to train on.
 
     Args:
         net: Any network from images to logits by its class path: timm.create_model with
@@ -86,13 +91,11 @@ class ClassificationTask(Task):
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         if "image" not in batch:  # nothing in it could be read
-            return None
+            return learn_from(self, batch)
         logits, inconsistency = self._views(batch)
         self._check_classes(logits)
         losses = F.cross_entropy(logits, batch["label"], reduction="none")
-        loss = losses.mean() + inconsistency
-        self.check_loss(loss, batch)
-        self.log("train/loss", loss, prog_bar=True)
+        loss = learn_from(self, batch, losses.mean() + inconsistency, len(losses))
         hits = logits.detach().argmax(dim=1) == batch["label"]
         self._diary.add(self.current_epoch, batch["index"], batch["blur"], losses, hits)
         return loss

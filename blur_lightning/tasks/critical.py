@@ -51,6 +51,9 @@ class CriticalBlurTask(ClassificationTask):
     up to the largest), both decisions, and the PSNR (dB) and SSIM of the network's input there
     against the sharp one. Of several scales of the input the first is compared.
 
+    Predictions have a row for each photograph: the network's answer, and as columns of
+    predictions.csv the weakest parameter, the decision there, PSNR and SSIM.
+
     Args:
         net: Any network from images to logits by its class path.
         family: Which blur, by its symbol: D, G, H, V, M.
@@ -102,6 +105,30 @@ class CriticalBlurTask(ClassificationTask):
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         if "image" not in batch:  # nothing in it could be read
             return
+        measured, tables = self._changes(batch), []
+        for condition in self.conditions:
+            survival = measured["critical_parameter"] > (condition.parameter or 0.0)
+            blurs = self.datamodule.draw(condition, batch)
+            tables.append(columns_of(condition, blurs, batch, measured | {"survival": survival}))
+        rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        self.measurements.append(rows)
+
+    @override
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        if "image" not in batch:  # nothing in it could be read
+            return
+        sharp, changes = self.conditions[0], self._changes(batch)
+        blurs = self.datamodule.draw(sharp, batch)
+        answers = self.see(self._under(sharp, blurs, batch), batch, str(sharp))
+        self.measurements.append(columns_of(sharp, blurs, batch, {**answers, **changes}))
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and self.needs_labels:
+            raise InputError("model.decision: photographs to predict have no labels; take own")
+
+    def _changes(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Where the decision on each image first changes, and how the image looks there."""
         reference = None
         if self.needs_labels:
             reference = batch["label"].cpu().numpy()
@@ -113,20 +140,13 @@ class CriticalBlurTask(ClassificationTask):
             reference=reference,
         )
         psnr, ssim = self._quality(batch["image"], changes.parameter)
-        measured = {
+        return {
             "decision": torch.from_numpy(changes.decision).int(),
             "critical_parameter": torch.from_numpy(changes.parameter),
             "next_decision": torch.from_numpy(changes.next_decision).int(),
             "psnr": psnr,
             "ssim": ssim,
         }
-        tables = []
-        for condition in self.conditions:
-            survival = torch.from_numpy(changes.parameter > (condition.parameter or 0.0))
-            blurs = self.datamodule.draw(condition, batch)
-            tables.append(columns_of(condition, blurs, batch, measured | {"survival": survival}))
-        rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-        self.measurements.append(rows)
 
     @override
     def on_test_epoch_end(self) -> None:

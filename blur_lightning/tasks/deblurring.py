@@ -25,6 +25,7 @@ from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.examples import middle_square, to_bytes
 from blur_lightning.tasks.label_maps import png_names
 from blur_lightning.tasks.rows import columns_of
+from blur_lightning.tasks.training import learn_from
 from blur_lightning.tiles import by_tiles
 
 PAGE = "before_after.html"  # of a prediction
@@ -147,15 +148,13 @@ class DeblurringTask(Task):
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         if "image" not in batch:  # nothing in it could be read
-            return None
+            return learn_from(self, batch)
         sharp = batch["sharp"]
         loss = sharp.new_zeros(())
         for restored in self.restore(batch["image"]):
             target = F.interpolate(sharp, size=restored.shape[-2:], mode="area")
             loss = loss + self.loss(restored, target) * (target.numel() / sharp.numel())
-        self.check_loss(loss, batch)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return learn_from(self, batch, loss, len(sharp))
 
     @override
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:

@@ -1,11 +1,13 @@
 """What is known of a network: its weights, its name and how it was trained."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from blur_lightning.records.provenance import environment
 
 
 def weights_hash(net: nn.Module) -> str:
@@ -41,3 +43,30 @@ def trained_mix(net: nn.Module) -> str | None:
     """Look up the blurs that a part of a network was trained on, where a checkpoint said so."""
     mixes = (getattr(module, "trained_on", None) for module in net.modules())
     return next((mix for mix in mixes if isinstance(mix, str)), None)
+
+
+def network_facts(task: Any) -> dict[str, Any]:
+    """What a checkpoint tells of its network, in plain values.
+
+    Args:
+        task: A LightningModule, of whose network, configuration and data this is taken.
+
+    Returns:
+        class_path and arguments of the network, as configured; mean and std of its input; classes,
+        by name where the data tell, else how many; commit and version of this program.
+    """
+    config = getattr(task, "run_config", None) or {}
+    spec: Mapping[str, Any] = config.get("model", {}).get("init_args", {}).get("net") or {}
+    while str(spec.get("class_path")).endswith("models.finetuned"):
+        spec = spec["init_args"]["net"]
+    trainer = getattr(task, "_trainer", None)  # the property raises where there is none
+    data = getattr(trainer, "datamodule", None)
+    classes = list(getattr(data, "class_names", ())) or getattr(data, "num_classes", None)
+    versions = environment()
+    return {
+        "class_path": spec.get("class_path"),
+        "arguments": {**spec.get("init_args", {}), **spec.get("dict_kwargs", {})},
+        **{key: list(values) for key, values in normalization(task.net).items()},
+        "classes": classes,
+        **{key: versions[key] for key in ("commit", "blur_lightning")},
+    }

@@ -40,6 +40,9 @@ class CharbonnierLoss(_Softened):
 class PSNRLoss(_Softened):
     """Minus the PSNR in dB, mean over images: what Chen et al. 2022 train NAFNet with.
 
+    It suits mixes without sharp images: one that is left as it is counts 80 dB, so that a network
+    learns to change nothing.
+
     Args:
         epsilon: Added to the mean squared error of an image, so that its logarithm stays finite;
             more than 0.

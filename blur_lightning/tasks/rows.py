@@ -26,6 +26,11 @@ def columns_of(
         "angle": np.array([blur.angle for blur in blurs]),
         "share": np.array([blur.share for blur in blurs]),
     }
+    if "estimate" in batch:
+        # One tuple an image: the columns are what it says in each of its fields.
+        names = batch["estimate"][0]._fields
+        for name, values in zip(names, zip(*batch["estimate"], strict=True), strict=True):
+            columns[name] = np.array(values, dtype=object if isinstance(values[0], str) else None)
     if "label" in batch:
         columns["label"] = batch["label"].cpu().numpy()
     return columns | {name: values.cpu().numpy() for name, values in measured.items()}

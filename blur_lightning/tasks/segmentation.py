@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,7 +21,7 @@ from blur_lightning.tasks.examples import to_bytes
 from blur_lightning.tasks.label_maps import error_pictures, png_names, write_label_map
 from blur_lightning.tasks.pixels import best_classes, count_pixels, tables_of, values_of
 from blur_lightning.tasks.rows import Columns
-from blur_lightning.tasks.training import optimizers
+from blur_lightning.tasks.training import learn_from, optimizers
 from blur_lightning.tiles import by_tiles, on_multiples
 
 
@@ -153,16 +154,12 @@ class SegmentationTask(Task):
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
-        if "image" not in batch:  # nothing in it could be read
-            return None
-        truth = _truth(batch)
-        if bool((truth == VOID).all()):  # no pixel has a loss
-            return None
+        known = (_truth(batch) != VOID).sum() if "image" in batch else torch.tensor(0)
+        if not known:  # nothing could be read, or no pixel has a loss
+            return learn_from(self, batch)
         # Some losses mix bfloat16 with their own numbers (smp 0.5: LovaszLoss).
-        loss: Tensor = self.loss(self(batch["image"]).float(), truth)
-        self.check_loss(loss, batch)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        loss: Tensor = self.loss(self(batch["image"]).float(), _truth(batch))
+        return learn_from(self, batch, loss, known)
 
     @override
     def configure_optimizers(self) -> Any:

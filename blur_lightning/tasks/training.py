@@ -1,6 +1,6 @@
-"""What all trainings share: optimisers with their schedules, and losses that are numbers."""
+"""What all trainings share: optimisers with their schedules, and losses of whole batches."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +78,51 @@ def seed_batch(seed: int, *, epoch: int, batch: int, process: int) -> None:
     """
     key = [seed, 5, epoch, batch, process]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def learn_from(
+    module: LightningModule,
+    batch: Mapping[str, Any],
+    loss: Tensor | None = None,
+    count: int | Tensor = 0,
+) -> Tensor | None:
+    """Log the loss of the batch that all processes have a part of, and return what to follow.
+
+    Its gradient, in the mean over processes, is that of one process with the whole batch: a part
+    counts by its images or pixels, whose number need not be the same everywhere.
+
+    Args:
+        module: What is trained.
+        batch: The part of this process.
+        loss: Mean over that part; None where there is nothing to learn from in it.
+        count: How many images, or pixels, that is the mean of.
+
+    Returns:
+        The loss of this process, weighted; None: no process of one has anything to learn from.
+
+    Raises:
+        InputError: The loss is no number.
+    """
+    if loss is not None and not torch.isfinite(loss):
+        raise divergence(module, loss, batch["index"].tolist())
+    if loss is None:
+        if module.trainer.world_size == 1:
+            return None
+        # The other processes wait for the gradients of this one.
+        weights = [weight for weight in module.parameters() if weight.requires_grad]
+        loss = 0.0 * torch.stack([weight.sum() for weight in weights]).sum()
+    loss = loss * share_of_batch(module, count)
+    module.log("train/loss", loss, prog_bar=True, sync_dist=True)
+    return loss
+
+
+def share_of_batch(module: LightningModule, count: int | Tensor) -> Tensor | float:
+    """How many times the mean of all processes this one has of a batch; alone it is 1."""
+    if module.trainer.world_size == 1:
+        return 1.0
+    own = torch.as_tensor(count, dtype=torch.float32, device=module.device)
+    mean = torch.as_tensor(module.trainer.strategy.reduce(own.clone(), reduce_op="mean"))
+    return own / mean.clamp(min=1 / module.trainer.world_size)
 
 
 def divergence(module: LightningModule, loss: Tensor, images: list[int]) -> InputError:

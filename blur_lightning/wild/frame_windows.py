@@ -105,7 +105,8 @@ class Judge:
         """Measure a window until a reason is found to discard it."""
         rule = self.rule
         times = [frame.time for frame in frames]
-        uneven = rule.jitter is not None and unevenness(times) > rule.jitter
+        tick = frames[0].tick
+        uneven = rule.jitter is not None and unevenness(times, tick=tick) > rule.jitter
         known = [time for time in times if time is not None]
         seconds = known[-1] - known[0] if known else 0
         fps = (len(known) - 1) / seconds if seconds > 0 else None

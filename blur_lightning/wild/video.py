@@ -11,7 +11,14 @@ from blur_lightning.errors import InputError
 # What a folder may hold besides videos is told apart by ending, as people do.
 ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts"})
 SMALLEST = 16  # px of a side, for an optical flow
-_MISSING = 0.5  # s that a header may promise too many: sound may be longer
+# Playlists and the like name other files and addresses; whatever their ending, they are no videos.
+_ITSELF = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "apng,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,"
+    "mpegvideo,mxf,nut,ogg,yuv4mpegpipe",
+}
+# What a header may promise too much, for sound may be longer: seconds, and share of a short video.
+_MISSING, _MISSING_SHARE = 0.5, 0.25
 
 
 class UnreadableVideoError(Exception):
@@ -23,6 +30,7 @@ class Frame(NamedTuple):
 
     time: float | None  # s; None where the file does not tell
     pixels: np.ndarray  # uint8 (h, w, 3), RGB
+    tick: float = 0.0  # s; times are rounded to multiples of it
 
 
 def import_extra(name: str) -> Any:
@@ -77,7 +85,7 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
     count, last = 0, None
     shape: tuple[int, ...] = ()
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             if not container.streams.video:
                 raise UnreadableVideoError(f"{path}: holds no pictures")
             stream = container.streams.video[0]
@@ -94,14 +102,19 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
                             f"{path}: {shape[1]}x{shape[0]} pixels after --reduce {reduce}; "
                             f"an optical flow takes {SMALLEST} or more"
                         )
-                    yield Frame(last, pixels)
-            missing = _missing(container, last)
+                    yield Frame(last, pixels, float(picture.time_base or 0))
+            promised = _promised_end(container)
     except av.error.FFmpegError as error:
         raise UnreadableVideoError(
             f"{path}: cannot be decoded after {count} frames ({error.strerror})"
         ) from error
-    if missing > _MISSING:
+    missing = 0 if last is None else promised - last
+    if missing > min(_MISSING, _MISSING_SHARE * promised):
         raise UnreadableVideoError(f"{path}: cut off after {count} frames; {missing:.1f} s lack")
+
+
+def _opened(path: Path) -> Any:
+    return import_extra("av").open(str(path), options=_ITSELF)
 
 
 def _reduced(picture: Any, reduce: int) -> np.ndarray:
@@ -116,21 +129,19 @@ def _reduced(picture: Any, reduce: int) -> np.ndarray:
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
-def _missing(container: Any, last: float | None) -> float:
-    """How many seconds the header promises beyond the last frame, as far as it tells."""
+def _promised_end(container: Any) -> float:
+    """When the last frame ends by the header, in seconds; 0 where it does not tell."""
     stream = container.streams.video[0]
-    if last is None:
-        return 0
     if stream.duration is not None:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - last
-    return (container.duration or 0) / 1e6 - last  # of all streams, in microseconds
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return (container.duration or 0) / 1e6  # of all streams, in microseconds
 
 
 def count_frames(path: Path) -> int:
     """How many frames the header promises, about; 0 where it does not tell or cannot be read."""
     av = import_extra("av")
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             stream = container.streams.video[0]
             seconds = (container.duration or 0) / 1e6
             return stream.frames or round(seconds * float(stream.average_rate or 0))
@@ -138,12 +149,14 @@ def count_frames(path: Path) -> int:
         return 0
 
 
-def unevenness(times: Sequence[float | None]) -> float:
+def unevenness(times: Sequence[float | None], *, tick: float = 0.0) -> float:
     """The largest deviation of the distances between frames from their mean, as its share.
 
     Args:
         times: Two or more, in seconds; where one is None nothing is known, which is 0. Times that
             do not grow are infinitely uneven.
+        tick: What times are rounded to, in seconds: a distance may deviate by as much. Matroska has
+            milliseconds, a fourth of the distance at 240 Hz.
     """
     known = [time for time in times if time is not None]
     if len(known) < len(times):
@@ -151,4 +164,5 @@ def unevenness(times: Sequence[float | None]) -> float:
     gaps = np.diff(known)
     if gaps.min() <= 0:
         return float("inf")
-    return float(np.abs(gaps / gaps.mean() - 1).max())
+    deviation = np.abs(gaps - gaps.mean()).max() - tick
+    return max(0.0, float(deviation / gaps.mean()))

@@ -6,12 +6,13 @@ A step begins with the windows that a loader has made, bytes on the device, and 
 weights. `sharp` makes the network's input from them by the resize, the crop and normalising that
 every step needs; the others blur each image before, by draws of its own from a mix. On a CUDA GPU
 the network is a ResNet-50 in bfloat16 and channels_last; elsewhere a ResNet-18 in 32 bits on one
-thread, which says what the blur costs beside a network that is slow: a lower bound. Steps take
-turns, so that clocks and heat are the same for all.
+thread, in time of the processor: what the blur costs beside a slow network, a lower bound. Steps
+take turns, so that clocks and heat are the same for all.
 """
 
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from interleaved import Contender, parse, ratios, seconds_an_image, spread, write_report
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network = "resnet50" if gpu else "resnet18"
     steps = {mix: step(network, mix, options.batch, device) for mix in (SHARP, *MIXES)}
     contenders = {mix: Contender(call, options.batch) for mix, call in steps.items()}
-    seconds = seconds_an_image(contenders, options.rounds)
+    clock = time.perf_counter if gpu else time.process_time
+    seconds = seconds_an_image(contenders, options.rounds, clock=clock)
     milliseconds = {
         mix: spread([1000 * options.batch * value for value in values])
         for mix, values in seconds.items()

@@ -226,10 +226,11 @@ def test_a_mask_that_cannot_be_read_makes_its_image_unreadable():
     assert item == {"index": 2, "unreadable": "2.png: cannot be read"}
 
 
-def test_a_fast_resize_is_for_training_alone():
-    training = [dataset(jitter=(36,), fast=fast)[0, 3]["image"] for fast in (False, True)]
-    difference = (training[0].int() - training[1].int()).abs()
-    assert 0 < (difference > 0).float().mean() < 0.05
-    assert difference.max() == 1
-    testing = [dataset(fast=fast)[0, 3]["image"] for fast in (False, True)]
-    assert torch.equal(*testing)
+def test_a_fast_resize_is_for_training_alone(monkeypatch):
+    def black(image, shape, **_):
+        return np.zeros((*shape, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("blur_lightning.data.windows.resize_fast", black)
+    assert not dataset(jitter=(36,), fast=True)[0, 3]["image"].any()
+    assert dataset(jitter=(36,))[0, 3]["image"].any()
+    assert torch.equal(dataset(fast=True)[0, 3]["image"], dataset()[0, 3]["image"])

@@ -50,7 +50,7 @@ class BlurDataModule(LightningDataModule, ABC):
         flip: Mirror half of the training images, left to right.
         fraction: Train on this part of every class, in (0, 1], drawn from the seed.
         per_class: Test on so many images of every class, drawn from the seed; None is all.
-        fast_resize: Resize training images in a third of the time; a value in some hundreds differs
+        fast_resize: Resize training images faster, by torch; a value in some hundreds differs
             by one of 255 levels from what validation and tests would see. They stay exact.
         batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.

@@ -205,7 +205,7 @@ def _network_name(spec: Namespace, net: nn.Module) -> str:
         if made_by[0].islower():  # gives back the network; a checkpoint stands in trained_on
             return _network_name(arguments.net, net)
         # Another way to see images gives other numbers.
-        inner = _network_name(arguments.net, net.get_submodule("net"))
+        inner = _network_name(arguments.net, getattr(net, "net", net))
         remark = getattr(net, "remark", None)
         return f"{inner} ({remark})" if remark else f"{made_by}:{inner}"
     if "model_name" in arguments:  # of timm.create_model, tag included

@@ -204,7 +204,8 @@ def _network_name(spec: Namespace, net: Any) -> str:
         if made_by[0].islower():  # gives back the network; a checkpoint stands in trained_on
             return _network_name(arguments.net, net)
         # Another way to see images gives other numbers.
-        inner, remark = _network_name(arguments.net, net.net), getattr(net, "remark", None)
+        inner = _network_name(arguments.net, getattr(net, "net", net))
+        remark = getattr(net, "remark", None)
         return f"{inner} ({remark})" if remark else f"{made_by}:{inner}"
     if "model_name" in arguments:  # of timm.create_model, tag included
         return str(arguments.model_name)

@@ -146,7 +146,8 @@ function draw(rows) {
       type: at("log-x").checked ? "symlog" : "linear",
       domain: [axis.points[0][0], axis.points.at(-1)[0]],
     },
-    axis: { values: axis.points.map((point) => point[0]), format: "~g" },
+    // As the number is; a format rounds it to what ticks of even steps need: 20 as 2e+1.
+    axis: { values: axis.points.map((point) => point[0]), labelExpr: "'' + datum.value" },
   };
   const scale = { type: logarithmic ? "log" : "linear", domain, nice: measure.top === null };
   const y = { field: "y", type: "quantitative", title: measure.title, scale };

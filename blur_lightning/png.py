@@ -19,6 +19,13 @@ from blur_lightning.images import DECODER_ERRORS, open_image, read_image
 
 _SIGNATURE, _DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24  # IHDR comes first, so its place is known
 _TRUECOLOUR, _UP = 2, 2  # colour type; filter of a row: less the row above
+# Tags that say how pixels lie in a TIFF file, not what a photograph shows (TIFF 6.0, appendix A).
+_LAYOUT = (
+    *range(254, 260),  # size, bits, compression
+    *(262, 266, 273, 277, 278, 279, 284),  # colours and strips
+    *(317, 320, 322, 323, 324, 325, 338, 339, 347),  # predictor, palette, tiles, samples
+    34675,  # the colour profile, which is kept beside
+)
 
 
 class Photograph(NamedTuple):
@@ -42,7 +49,8 @@ def read_photograph(path: Path) -> Photograph:
     with open_image(path) as image:
         try:
             exif = image.getexif()
-            exif.pop(ExifTags.Base.Orientation, None)
+            for tag in (ExifTags.Base.Orientation, *_LAYOUT):
+                exif.pop(tag, None)
             data = exif.tobytes() if len(exif) else b""
         except (*DECODER_ERRORS, struct.error):  # damaged notes do not damage pixels
             data = b""

@@ -67,6 +67,14 @@ def test_a_photograph_is_upright_and_says_so(tmp_path):
         assert copy.getexif()[ExifTags.Base.Make] == "a maker"
 
 
+def test_notes_on_the_layout_of_a_tiff_file_are_left_out(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(noise(np.uint8)).save(path, exif=exif(), compression="tiff_lzw")
+    (tmp_path / "copy.png").write_bytes(encode_png(read_photograph(path)))
+    with Image.open(tmp_path / "copy.png") as copy:
+        assert dict(copy.getexif()) == {ExifTags.Base.Make: "a maker"}
+
+
 def test_16_bits_of_grey_become_three_colours(tmp_path):
     grey = noise(np.uint16, (4, 6))
     Image.fromarray(grey).save(tmp_path / "grey.png")

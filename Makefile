@@ -180,6 +180,9 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	$(PROGRAM) report runs/$(SWEEP) --out runs/$(SWEEP)/index.html --figure docs/fashion.svg
 	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps \
 		--out experiments/results/segment_stamps_claims.csv --records experiments/results/segment_stamps.csv
+	$(VENV)/bin/python benchmarks/claims.py runs/segment_stamps_unet \
+		--out experiments/results/segment_stamps_unet_claims.csv \
+		--records experiments/results/segment_stamps_unet.csv
 	$(PROGRAM) report runs/segment_stamps --out runs/segment_stamps/index.html --figure docs/segment_stamps.svg
 	$(VENV)/bin/python benchmarks/gap.py --out experiments/results/segmentation_gap.csv
 	$(VENV)/bin/python benchmarks/table5.py runs/scenes_restored --out experiments/results/scenes_restored.csv

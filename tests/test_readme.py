@@ -59,23 +59,32 @@ def test_the_fashion_table_and_claims_are_those_that_were_measured():
     assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
 
 
-def test_the_segmentation_table_and_claims_are_those_that_were_measured():
-    results = ROOT / "experiments/results"
+@pytest.mark.parametrize(("name", "network"), [("", ""), ("_unet", "U-Net ")])
+def test_the_segmentation_tables_are_those_that_were_measured(name, network):
     values: dict[tuple[str, str, str], list[float]] = {}
-    for record in read_records(results / "segment_stamps.csv"):
+    for record in read_records(ROOT / f"experiments/results/segment_stamps{name}.csv"):
         key = (record.condition, record.trained_on, record.metric)
         values.setdefault(key, []).append(100 * record.value)
     assert {len(seeds) for seeds in values.values()} == {3}
-    table = README.split("on sharp+D2+D4+D6: all pixels | near boundaries |")[1]
-    rows = re.findall(r"^\| (\w+) \| ([\d. |]+) \|$", table, re.MULTILINE)
+    head = f"| {network}on sharp+D2+D4+D6: all pixels | near boundaries |"
+    rows = re.findall(r"^\| (\w+) \| ([\d. |]+) \|$", README.split(head)[1], re.MULTILINE)
     assert [blur for blur, _ in rows[:5]] == ["sharp", "D2", "D4", "D6", "D8"]
     for blur, cells in rows[:5]:
         columns = product(("sharp", "sharp+D2+D4+D6"), ("miou", "boundary_miou"))
         for (mix, metric), cell in zip(columns, cells.split(" | "), strict=True):
             assert cell == f"{statistics.mean(values[blur, mix, metric]):.1f}", (blur, mix, metric)
-    with (results / "segment_stamps_claims.csv").open(encoding="utf-8") as stream:
-        claims = {row["claim"]: row["verdict"] for row in csv.DictReader(stream)}
-    assert all(f"| {claim} | {verdict} |" in README for claim, verdict in claims.items())
+
+
+def test_the_claims_of_segmentation_are_those_that_were_checked():
+    def verdicts(name):
+        file = ROOT / f"experiments/results/segment_stamps{name}_claims.csv"
+        with file.open(encoding="utf-8") as stream:
+            return {row["claim"]: row["verdict"] for row in csv.DictReader(stream)}
+
+    assert all(f"| {claim} | {verdict} |" in README for claim, verdict in verdicts("").items())
+    (held,) = [c for c, verdict in verdicts("_unet").items() if verdict == "holds"]
+    assert held.startswith("a mix costs on sharp images")
+    assert list(verdicts("_unet").values()).count("within noise") == 5
 
 
 def test_the_table_of_averaged_frames_is_that_which_was_measured():

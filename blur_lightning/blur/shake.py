@@ -63,7 +63,7 @@ def shake_bank(count: int, *, seed: int) -> Float[Tensor, "{count} 17 17"]:
 
 def bank_hash(bank: Float[Tensor, "n k k"]) -> str:
     """SHA-256 of a bank's taps as little-endian float32: equal hashes, equal kernels."""
-    return hashlib.sha256(np.ascontiguousarray(bank.numpy(), "<f4")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(bank.numpy(), "<f4").data).hexdigest()
 
 
 def bank_hashes(usual: str, sizes: Collection[float]) -> dict[str, str]:

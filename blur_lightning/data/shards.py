@@ -62,7 +62,9 @@ class StoredFile(NamedTuple):
         return self.length != ABSENT
 
     def stat(self) -> os.stat_result:
-        """Its size; nothing else is known."""
+        """Its size, of which alone is known; OSError where it was missing."""
+        if not self.is_file():
+            raise FileNotFoundError(f"{self}: missing")
         return os.stat_result((0, 0, 0, 1, 0, 0, self.length, 0, 0, 0))
 
     def read_bytes(self) -> bytes:

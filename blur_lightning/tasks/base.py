@@ -31,6 +31,7 @@ from blur_lightning.tasks.rows import Columns, columns_of
 from blur_lightning.tasks.training import optimizers, seed_batch
 
 Result = TypeVar("Result")
+_PASSING = {"created", "milliseconds_an_image"}  # differ where the same is measured
 
 
 class Task(LightningModule, ABC):
@@ -148,8 +149,8 @@ class Task(LightningModule, ABC):
 
     def _key(self) -> str:
         """Hash of all that a measurement depends on."""
-        facts = self.provenance()
-        del facts["created"], facts["data"]["unreadable"]
+        facts = {name: fact for name, fact in self.provenance().items() if name not in _PASSING}
+        del facts["data"]["unreadable"]
         facts["stage"] = self.trainer.state.fn
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 

@@ -108,8 +108,11 @@ def read_frames(path: Path, *, reduce: int = 1) -> Iterator[Frame]:
         raise UnreadableVideoError(
             f"{path}: cannot be decoded after {count} frames ({error.strerror})"
         ) from error
-    missing = 0 if last is None else promised - last
-    if missing > min(_MISSING, _MISSING_SHARE * promised):
+    if last is None:
+        return
+    # The last frame is shown as long as the others are; of a single one nothing can be told.
+    missing = promised - last * count / max(1, count - 1)
+    if missing > (min(_MISSING, _MISSING_SHARE * promised) if count > 1 else _MISSING):
         raise UnreadableVideoError(f"{path}: cut off after {count} frames; {missing:.1f} s lack")
 
 

@@ -31,9 +31,12 @@ install: $(VENV)/installed  ## make .venv with everything that the other targets
 
 demo: install  ## measure and train on real photographs and scenes, and make a page of it (3 min)
 	$(PROGRAM) test $(BASE)/demo_photos.yaml --trainer.default_root_dir $(DEMO)/photos
+	$(PROGRAM) test $(BASE)/demo_photos.yaml --trainer.default_root_dir $(DEMO)/restored \
+		--model blur_lightning.tasks.RestoredClassificationTask --model.conditions '[sharp, D2, D4, D6, D8]' \
+		--model.restore blur_lightning.blur.Deconvolver --model.restore.method wiener
 	$(SCENES) --data.blur sharp --trainer.default_root_dir $(DEMO)/scenes_sharp
 	$(SCENES) --data.blur sharp+D2+D4 --trainer.default_root_dir $(DEMO)/scenes_mix
-	$(PROGRAM) report $(addprefix $(DEMO)/,photos scenes_sharp scenes_mix) --out $(DEMO)/index.html
+	$(PROGRAM) report $(addprefix $(DEMO)/,photos restored/restored-restored scenes_sharp scenes_mix) --out $(DEMO)/index.html
 	@echo "Open $(CURDIR)/$(DEMO)/index.html in a browser."
 
 $(FASHION):

@@ -44,3 +44,18 @@ def test_what_a_killed_process_left_goes_and_what_one_that_lives_writes_stays(tm
     with replacing(path) as temporary:
         temporary.write_text("new")
     assert {*tmp_path.iterdir()} == {path, alive, other}
+
+
+def test_a_folder_is_whole_or_not_there_too(tmp_path):
+    path, dead = tmp_path / "pictures", tmp_path / ".pictures.999999999.tmp"
+    dead.mkdir()
+    (dead / "half.jpg").touch()
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "half.jpg").touch()
+        raise ZeroDivisionError
+    assert [*tmp_path.iterdir()] == []
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "whole.jpg").touch()
+    assert [file.name for file in path.iterdir()] == ["whole.jpg"]

@@ -3,6 +3,7 @@
 import errno
 import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # missing, or its folder could not be made
-            temporary.unlink()
+            _remove(temporary)
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
@@ -43,4 +44,12 @@ def _remove_abandoned(path: Path) -> None:
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = part.name.split(".")[-2]
         if pid.isdecimal() and not Path("/proc", pid).exists():
-            part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process was faster
+                _remove(part)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():  # pictures are written as a folder
+        shutil.rmtree(part)
+    else:
+        part.unlink()

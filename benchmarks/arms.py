@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import crossed_interval, gather, seed_of
+from claims import crossed_interval, gather, seed_of, status_of
 
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import PROVENANCE, read_records, record_files, write_table
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="gather top-1 of all runs here, their provenance in FILE.json",
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         arms = read_arms(options.runs)
         against = options.against or next(iter(arms))
         if against not in arms:
@@ -109,10 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_table(options.out, [{key: np.array([r[key] for r in rows]) for key in rows[0]}])
         if options.records:
             gather(options.runs, options.records)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status_of(run)
 
 
 if __name__ == "__main__":

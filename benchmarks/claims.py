@@ -29,7 +29,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -368,6 +368,16 @@ def gather(paths: Sequence[Path], out: Path) -> None:
         temporary.write_text(json.dumps(provenances, indent=1) + "\n", encoding="utf-8")
 
 
+def status_of(command: Callable[[], None]) -> int:
+    """Run a command and return its exit status: 2 where a mistake became one line."""
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return 0 if all claims could be checked, 2 if not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -380,14 +390,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="gather what the claims are about of all runs here, their provenance in FILE.json",
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         check(options.runs, out=options.out)
         if options.records:
             gather(options.runs, options.records)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status_of(run)
 
 
 if __name__ == "__main__":

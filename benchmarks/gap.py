@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from claims import SHARP, Difference, Estimate, verdict
+from claims import SHARP, Difference, Estimate, status_of, verdict
 
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import Record, read_records, write_table
@@ -181,12 +181,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     parser.add_argument("--out", metavar="FILE.csv", type=Path, help="write the differences here")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         check(options.segmentation, options.classification, options.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status_of(run)
 
 
 if __name__ == "__main__":

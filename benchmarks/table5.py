@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from claims import status_of
+
 from blur_lightning.errors import InputError
 from blur_lightning.records.comparison import differences_of
 from blur_lightning.records.robustness import (
@@ -81,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", metavar="RUNS", type=Path, nargs="+", help="folders of test runs")
     parser.add_argument("--out", metavar="FILE.csv", type=Path, help="gather the records here")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         runs = runs_of(options.runs)
         for cells in lines(runs):
             print(f"| {' | '.join(cells)} |")
@@ -91,10 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with replacing(options.out.with_suffix(".json")) as temporary:
                 facts = {str(file.parent.name): provenance(file) for file in runs.values()}
                 temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status_of(run)
 
 
 if __name__ == "__main__":

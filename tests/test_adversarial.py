@@ -202,6 +202,21 @@ def test_half_precision_trains_a_predictor_that_a_test_finds_in_the_checkpoint(t
     assert same == error
 
 
+def test_a_fit_that_goes_on_goes_on_with_the_predictors_own_optimiser(tmp_path):
+    epochs = [[*PREDICTED, "--trainer.max_epochs", str(count)] for count in (1, 2)]
+    assert main(fitted(tmp_path / "whole", *epochs[1])) == 0
+    assert main(fitted(tmp_path / "parts", *epochs[0])) == 0
+    assert main(fitted(tmp_path / "parts", *epochs[1], "--ckpt_path", "last")) == 0
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+        for name in ("whole", "parts")
+    )
+    assert whole["global_step"] == 6
+    assert whole["state_dict"]["adversary.trained"] == 6
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(parts["state_dict"][name], weight), name
+
+
 def test_a_predictor_that_no_fit_trained_is_refused(tmp_path, capsys):
     assert main(fitted(tmp_path, *PREDICTED, "--model.budgets", "[20]", verb="test")) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]

@@ -7,14 +7,14 @@ from torch import nn
 
 from blur_lightning.blur import Blur, blur_images, convolve
 from blur_lightning.errors import InputError
-from blur_lightning.tasks.adversaries import (
+from blur_lightning.tasks.adversarial_kernels import (
     FreeKernel,
     PredictedKernel,
-    Scene,
-    WorstDraw,
     softmax,
     within,
 )
+from blur_lightning.tasks.adversaries import Scene, WorstDraw
+from blur_lightning.tasks.turns import Turns
 
 SIDE = 24
 
@@ -57,7 +57,7 @@ def test_the_worst_draw_is_that_of_a_search_by_hand():
     scene = scene_of(contrast, draws=DRAWS)
     budgets = [1.0, 40.0, 60.0, 255.0]
     found = list(WorstDraw(4).attack(scene, budgets))
-    for budget, (blurs, image, penalty, _) in zip(budgets, found, strict=True):
+    for budget, (blurs, image, _) in zip(budgets, found, strict=True):
         for i in range(3):
             best, chosen = scene.margin(scene.sharp)[i], Blur("sharp")
             for blur in DRAWS:
@@ -66,7 +66,6 @@ def test_the_worst_draw_is_that_of_a_search_by_hand():
                     best, chosen = scene.margin(view)[i], blur
             assert blurs[i] == chosen
             assert image[i].equal(scene.see([chosen] * 3)[i])
-        assert penalty.tolist() == [0, 0, 0]
     assert len({blur for blurs, *_ in found for blur in blurs}) > 2  # the search has a choice
     assert {blur.family for blur in found[0].blurs} == {"sharp"}
 
@@ -156,37 +155,91 @@ def predicted(adversary, scene, budget):
     return found
 
 
-def test_the_gradient_that_reaches_the_predictor_is_reversed():
+def part_of(scene, rows, margin=contrast):
+    """What a process has that holds some of the images."""
+    return Scene(
+        scene.sharp[rows],
+        lambda kernels: convolve(255 * scene.sharp[rows], kernels) / 255,
+        margin,
+        lambda image: 255 * (image - scene.sharp[rows]).square().mean(dim=(1, 2, 3)).sqrt(),
+        scene.draw,
+    )
+
+
+def turned(shares, steps=1):
+    """A predictor after a turn that some processes take together."""
     torch.manual_seed(0)
-    adversary, scene = PredictedKernel(5, width=2, strength=3.0), scene_of(contrast)
-    found = predicted(adversary.train(), scene, 20.0)
-    weights = list(adversary.parameters())
-    opposed = torch.autograd.grad(contrast(found.image).sum(), weights)
-    scores = adversary.start + adversary.net(scene.sharp).view(-1, 5, 5)
-    image = within(scene, softmax(scores), 20.0)
-    plain = torch.autograd.grad(contrast(image).sum(), weights)
-    torch.testing.assert_close(found.image, image)
-    for reversed_slope, slope in zip(opposed, plain, strict=True):
-        torch.testing.assert_close(reversed_slope, -3 * slope, rtol=1e-3, atol=1e-7)
-    expected = adversary.penalty(softmax(scores))
-    torch.testing.assert_close(found.penalty, expected)
+    adversary = PredictedKernel(5, width=2, steps=steps, lr=0.01)
+    whole = scene_of(contrast)
+    others = [part_of(whole, rows, contrast_of(rows)) for rows in shares[1:]]
+
+    def total(own):
+        weights = list(adversary.parameters())
+        return own + sum(Turns(adversary)._slopes(scene, 20.0, weights) for scene in others)
+
+    turns = Turns(adversary)
+    turns.take(part_of(whole, shares[0], contrast_of(shares[0])), 20.0, total)
+    return adversary, turns
+
+
+def contrast_of(rows):
+    aims = torch.tensor([0.04, 0.1, 0.2])[rows]
+    return lambda image: -(image.std(dim=(1, 2, 3)) - aims).abs()
+
+
+@pytest.mark.parametrize("shares", [([0], [1, 2]), ([1, 2], [0]), ([], [0, 1, 2])])
+def test_processes_take_the_turn_that_one_does(shares):
+    (alone, _), (together, _) = turned([[0, 1, 2]]), turned(shares)
+    for name, weight in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], weight, msg=name)
+    assert together.trained == 1
+    moved = turned([[]])[0]
+    assert moved.trained == 0
+    assert not torch.equal(moved.net[-1].bias, alone.net[-1].bias)
+
+
+def test_a_turn_follows_the_gain_and_spares_the_classifier():
+    """Adam's first step is the learning rate, against the sign of the gradient."""
+    torch.manual_seed(0)
+    classifier = nn.Parameter(torch.tensor(2.0))
+    scene = scene_of(lambda image: classifier * contrast(image))
+    adversary = PredictedKernel(5, width=2, lr=0.01)
+    before = adversary.net[-1].bias.clone()
+    adversary.requires_grad_(True)
+    adversary.gain(scene, 20.0).mean().backward()
+    slope, classifier.grad = adversary.net[-1].bias.grad, None
+    adversary.requires_grad_(False)
+    Turns(adversary).take(scene, 20.0, lambda numbers: numbers)
+    clear = slope.abs() > 1e-6
+    assert clear.sum() > 10
+    moved = (adversary.net[-1].bias - before)[clear]
+    torch.testing.assert_close(moved, 0.01 * slope[clear].sign(), rtol=1e-2, atol=1e-4)
+    assert classifier.grad is None
+    assert not any(weight.requires_grad for weight in adversary.parameters())
 
 
 def test_a_predictor_learns_to_hurt():
     """Against a fixed margin, which falls with the contrast, it comes to blur more."""
     torch.manual_seed(0)
-    adversary = PredictedKernel(5, width=2, centre=0.0, smoothness=0.0).train()
-    scene = scene_of(lambda image: -image.std(dim=(1, 2, 3)))
-    optimizer = torch.optim.Adam(adversary.parameters(), lr=0.03)
-    before = scene.margin(predicted(adversary.eval(), scene, 255.0).image).mean()
-    adversary.train()
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = scene.margin(predicted(adversary, scene, 255.0).image).mean()
-        loss.backward()
-        optimizer.step()
-    after = scene.margin(predicted(adversary.eval(), scene, 255.0).image).mean()
-    assert after > before + 0.01
+    adversary = PredictedKernel(5, width=2, steps=4, lr=0.03, centre=0.0, smoothness=0.0)
+    scene, turns = scene_of(lambda image: -image.std(dim=(1, 2, 3))), Turns(adversary)
+    before = scene.margin(predicted(adversary, scene, 255.0).image).mean()
+    for _ in range(10):
+        turns.take(scene, 255.0, lambda numbers: numbers)
+    assert adversary.trained == 40
+    assert scene.margin(predicted(adversary, scene, 255.0).image).mean() > before + 0.01
+
+
+def test_turns_go_on_to_the_bit_from_what_was_kept():
+    whole, turns = turned([[0, 1, 2]], steps=3)
+    again, kept = turned([[0, 1, 2]], steps=2)
+    scene = part_of(scene_of(contrast), [0, 1, 2])
+    third = PredictedKernel(5, width=2, lr=0.01)
+    third.load_state_dict(again.state_dict())
+    Turns(third, kept.state_dict()).take(scene, 20.0, lambda numbers: numbers)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(third.state_dict()[name], weight), name
+    assert turns.state_dict()["state"]
 
 
 def test_a_prediction_in_a_test_is_stored_with_8_bits():
@@ -207,8 +260,9 @@ def test_a_prediction_in_a_test_is_stored_with_8_bits():
         (FreeKernel, {"steps": 0}, "steps must be 1"),
         (FreeKernel, {"rate": 0.0}, "rate more than 0"),
         (FreeKernel, {"centre": -1.0}, "centre and smoothness"),
-        (PredictedKernel, {"width": 0}, "width must be 1"),
-        (PredictedKernel, {"strength": 0.0}, "strength more than 0"),
+        (PredictedKernel, {"width": 0}, "width, steps must be 1"),
+        (PredictedKernel, {"steps": 0}, "width, steps must be 1"),
+        (PredictedKernel, {"lr": 0.0}, "lr more than 0"),
         (PredictedKernel, {"smoothness": -1.0}, "centre and smoothness"),
     ],
 )

@@ -1,7 +1,8 @@
 """LightningModules: what is trained and measured; the class path names one in YAML."""
 
 from blur_lightning.tasks.adversarial import AdversarialBlurTask
-from blur_lightning.tasks.adversaries import FreeKernel, PredictedKernel, WorstDraw
+from blur_lightning.tasks.adversarial_kernels import FreeKernel, PredictedKernel
+from blur_lightning.tasks.adversaries import WorstDraw
 from blur_lightning.tasks.base import Task
 from blur_lightning.tasks.classification import ClassificationTask
 from blur_lightning.tasks.critical import CriticalBlurTask

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,52 +11,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from blur_lightning.blur import Blur, BlurDistribution
-from blur_lightning.blur.families import number_text
 from blur_lightning.errors import InputError
 from blur_lightning.records.robustness import Record
-from blur_lightning.tasks.adversaries import Adversary, Found, Scene
+from blur_lightning.tasks.adversaries import Adversary, Attack, Found, Scene
 from blur_lightning.tasks.classification import ClassificationTask
-from blur_lightning.tasks.training import share_of_batch
-
-
-@dataclass(frozen=True)
-class Attack(BlurDistribution):
-    """A condition: for each image the worst blur that an adversary finds within a budget.
-
-    Attributes:
-        symbol: Of the adversary.
-        budget: Largest error in levels of 255.
-        reach: Pixels that its widest kernel reaches to each side.
-    """
-
-    symbol: str
-    budget: float
-    reach: int
-
-    @classmethod
-    def by(cls, adversary: Adversary, mix: BlurDistribution, budget: float) -> "Attack":
-        """The attack of an adversary, which may draw from a mix."""
-        name, reach = f"{adversary.symbol}{number_text(budget)}", mix.half_width
-        if adversary.size is None:
-            name += f"@{mix}"
-        else:
-            mix, reach = BlurDistribution.parse("sharp"), adversary.size // 2
-        return cls(name, mix.components, mix.weights, adversary.symbol, budget, reach)
-
-    @property
-    @override
-    def half_width(self) -> int:
-        return self.reach
-
-    @property
-    @override
-    def family(self) -> str:
-        return self.symbol
-
-    @property
-    @override
-    def parameter(self) -> float:
-        return self.budget
+from blur_lightning.tasks.turns import Turns
 
 
 class AdversarialBlurTask(ClassificationTask):
@@ -105,6 +64,7 @@ class AdversarialBlurTask(ClassificationTask):
         self.adversary, self.budget, self.budgets = adversary, budget, budgets
         self.attacks: list[Attack] = []
         self._blurs, self.needs_sharp = self.conditions, True
+        self._turns_before: dict[str, Any] | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -154,6 +114,21 @@ class AdversarialBlurTask(ClassificationTask):
             )
 
     @override
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._turns = Turns(self.adversary, self._turns_before)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["adversary"] = self._turns.state_dict()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._turns_before = checkpoint.get("adversary")
+
+    @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         self.trained_on += f", {self.adversary.label} within {self.budget:g}"
@@ -161,6 +136,7 @@ class AdversarialBlurTask(ClassificationTask):
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         if "image" not in batch:  # nothing in it could be read
+            self._take_turn(None)
             return super().training_step(batch, batch_idx)
         blurs = list(batch["blur"])
         places = [place for place, blur in enumerate(blurs) if blur.family != "sharp"]
@@ -172,15 +148,18 @@ class AdversarialBlurTask(ClassificationTask):
             attacked["sharp"],
             lambda windows, blurs: self.datamodule.in_training(windows, blurs, attacked),
         )
+        self._take_turn(scene)
         (found,) = self.adversary.attack(scene, [attack.budget for attack in self.attacks])
         if batch_idx == 0 and places and not self._was_admitted(found, scene):
             raise self._unmet(self.attacks[0])
         for place, blur in zip(places, found.blurs, strict=True):
             blurs[place] = blur
         image = batch["sharp"].index_copy(0, chosen, found.image.to(batch["sharp"].dtype))
-        loss = super().training_step({**batch, "image": image, "blur": blurs}, batch_idx)
-        assert loss is not None
-        return loss + share_of_batch(self, len(image)) * found.penalty.sum() / len(image)
+        return super().training_step({**batch, "image": image, "blur": blurs}, batch_idx)
+
+    def _take_turn(self, scene: Scene | None) -> None:
+        strategy = self.trainer.strategy
+        self._turns.take(scene, self.attacks[0].budget, partial(strategy.reduce, reduce_op="sum"))
 
     @override
     def _each_condition(

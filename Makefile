@@ -159,7 +159,6 @@ wheel: install  ## write the wheel and the sources to dist/
 bench: install  ## measure speed and memory beside other packages (3 min)
 	$(VENV)/bin/python benchmarks/blur.py
 	$(VENV)/bin/python benchmarks/feed.py
-	$(VENV)/bin/python benchmarks/loaders.py
 
 figures: install  ## renew the results that README.md shows, from `make demo`, `bench`, `fashion`, `segmentation` and `restored`
 	$(PROGRAM) report $(DEMO)/photos --out $(DEMO)/photos.html --figure docs/photos.svg
@@ -174,7 +173,6 @@ figures: install  ## renew the results that README.md shows, from `make demo`, `
 	cp $(DEMO)/invariance/invariance.csv docs/invariance_scenes.csv
 	cp benchmarks/results/blur.json docs/speed_blur.json
 	cp benchmarks/results/feed.json docs/speed_feed.json
-	cp benchmarks/results/loaders.json docs/speed_loaders.json
 	$(VENV)/bin/python benchmarks/tokens.py --batch 4 --out docs/speed_tokens.json
 	$(PROGRAM) test $(BASE)/critical_blur.yaml
 	cp runs/critical_blur/critical_blur.csv docs/critical_blur.csv

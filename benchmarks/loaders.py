@@ -1,34 +1,19 @@
-"""How many training images one core makes ready: from a folder and from shards, beside others.
+"""Loaders of training images for `feed.py`: from a folder and from shards, and those of others.
 
-    python benchmarks/loaders.py [--rounds 5] [--batch 20] [--out benchmarks/results/loaders.json]
-
-The photographs are those of `feed.py`. Each loader decodes a JPEG, resizes its smaller side to the
-canonical scale, antialiased and bicubic, cuts a window at random, mirrors half of them and makes a
-batch of bytes, (b, 3, h, w), with its labels. The window has the margin that blurs of 8 pixels
-need. There are no workers, one thread, and all files are in memory. Loaders take turns, and what
-counts is the time of the processor. Exits with status 2 where foolbox is not installed.
+Each loader decodes a JPEG, resizes its smaller side to the canonical scale, antialiased and
+bicubic, cuts a window at random, mirrors half of them and makes a batch of bytes, (b, 3, h, w),
+with its labels. The window has the margin that blurs of 8 pixels need. There are no workers, one
+thread, and all files are in memory.
 """
 
-import sys
-import tempfile
-import time
-import warnings
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from interleaved import (  # sets the threads' policy
-    Contender,
-    parse,
-    ratios,
-    seconds_an_image,
-    spread,
-    write_report,
-)
+from interleaved import Contender  # sets the threads' policy
 
 # isort: split
 import torch
-from feed import store_jpegs
+from PIL import Image
 from timm.data import ImageDataset
 from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
@@ -47,32 +32,7 @@ MARGIN = 8
 FOLDER, SHARDS, FAST = "folder", "shards", "shards, fast_resize"
 PILLOW, TENSORS = "ImageFolder, v2 on Pillow images", "ImageFolder, v2 on tensors"
 TIMM = "timm's ImageDataset"
-# Least number of times that ImageFolder must take as long as our fastest way.
-TARGET = 1.5
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table and write the figures as JSON."""
-    options = parse(arguments, __doc__, out="loaders.json", batch=20)
-    if find_spec("foolbox") is None:
-        print("the photographs are missing: pip install foolbox")
-        return 2
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # what timm and torch say of each other
-    with tempfile.TemporaryDirectory() as folder:
-        files = store_jpegs(Path(folder, "photographs/train/all"), options.batch)
-        contenders = loaders(files[0].parents[2])
-        seconds = seconds_an_image(contenders, options.rounds, clock=time.process_time)
-    rates = {name: spread([1 / value for value in values]) for name, values in seconds.items()}
-    times = {name: spread(ratios(seconds[PILLOW], values)) for name, values in seconds.items()}
-    for name, rate in rates.items():
-        print("{:34} {median:6.0f} images/s ({least:.0f}-{most:.0f})".format(name, **rate), end="")
-        print("  {median:.2f}x ({least:.2f}-{most:.2f})".format(**times[name]))
-    write_report(options, images_a_second=rates, times_as_fast_as_image_folder=times, target=TARGET)
-    missed = times[FAST]["median"] < TARGET
-    verdict = f"missed: {times[FAST]['median']:.2f} times, at least {TARGET:g} wanted"
-    print(verdict if missed else "the target is reached", f"-> {options.out}")
-    return 0
+SIZE = (500, 375)
 
 
 def loaders(root: Path) -> dict[str, Contender]:
@@ -128,5 +88,15 @@ class Whole:
         return images
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def store_jpegs(folder: Path, count: int) -> list[Path]:
+    """Store foolbox's photographs, repeated if there are not enough, as ImageNet's are."""
+    package = find_spec("foolbox")
+    assert package is not None and package.submodule_search_locations
+    photographs = sorted(Path(package.submodule_search_locations[0]).glob("data/imagenet_*"))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"photograph_{index}.jpg" for index in range(count)]
+    for index, file in enumerate(files):
+        with Image.open(photographs[index % len(photographs)]) as image:
+            resized = image.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
+            resized.save(file, quality=95, subsampling="4:4:4")
+    return files

@@ -37,7 +37,9 @@ def cut_window(
     inside, pads = _inside(image, side=side, margin=margin, place=place)
     if not np.any(pads):  # the common case, in which padding would only copy
         return inside
-    return np.pad(inside, (*pads, (0, 0)), mode=_PADDING[border])  # type: ignore[call-overload]
+    # Colours apart, as what follows wants them: then neither has to put them so once more.
+    planes = np.pad(inside.transpose(2, 0, 1), ((0, 0), *pads), mode=_PADDING[border])  # type: ignore[call-overload]
+    return planes.transpose(1, 2, 0)
 
 
 def middle_window(

@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from blur_lightning.blur import Capture
@@ -243,7 +242,7 @@ class WindowDataset(Dataset):
         flip: bool = False,
     ) -> dict[str, Any]:
         """Resize an image and what goes with it, and cut the window of a scale out of all."""
-        capture, direction = self.capture, -1 if flip else 1
+        capture = self.capture
         rows, columns = pixels["image"].shape[:2]
         shape = resized_shape((rows, columns), length, capture.measure)
         side = 0 if capture.whole else capture.window_side_at(scale)
@@ -258,8 +257,10 @@ class WindowDataset(Dataset):
                 values = cut_mask(values, side=side, place=place)
             elif not capture.whole:
                 values = cut_window(values, side=side, place=place, **around)
-            values = values[:, ::direction]
-            item[name] = torch.from_numpy(values.copy()) if is_mask else _tensor(values)
+            planes = values if is_mask else values.transpose(2, 0, 1)
+            # A copy: what is cut out would keep the whole image in memory, or is read-only.
+            tensor = torch.from_numpy(planes.copy(order="C"))
+            item[name] = tensor.flip(-1) if flip else tensor
         return item
 
     def _random(
@@ -284,7 +285,3 @@ class WindowDataset(Dataset):
             for name in {"image", "sharp"} & item.keys():
                 item[name] = torch.nn.functional.pad(item[name], pads)
         return item | {"scale": scale}
-
-
-def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

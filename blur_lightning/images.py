@@ -94,7 +94,7 @@ def read_image(path: ImageFile) -> np.ndarray:
         raise UnreadableImageError(f"{path}: cannot be read ({reason})") from error
 
 
-def image_shape(path: Path) -> tuple[int, int]:
+def image_shape(path: ImageFile) -> tuple[int, int]:
     """Rows and columns that `read_image` will give, from the head of the file; zeros if broken."""
     try:
         with open_image(path) as image:

@@ -21,7 +21,8 @@ from typing_extensions import override
 
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
-from blur_lightning.data.shards import Sharded, StoredFile, StoredFiles
+from blur_lightning.data.shards import UNKNOWN, Sharded, StoredFile, StoredFiles
+from blur_lightning.data.tars import open_tars
 from blur_lightning.data.windows import Source
 from blur_lightning.errors import InputError
 from blur_lightning.images import file_size, image_files, image_shape, read_image
@@ -43,7 +44,9 @@ class FileSource:
     def shape(self, index: int) -> tuple[int, int]:
         """Rows and columns of one image, from the head of its file."""
         file = self.files[index]
-        return file.shape if isinstance(file, StoredFile) else image_shape(file)
+        if isinstance(file, StoredFile) and UNKNOWN not in file.shape:
+            return file.shape
+        return image_shape(file)
 
     @property
     def parts(self) -> dict[str, Sequence[Path] | StoredFiles]:
@@ -66,7 +69,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
 
     Args:
         root: Folder that holds train/ and val/; tests use val/. Or shards of it (see the command
-            shard), which may also be at a URL: s3://bucket/imagenet.
+            shard), which may also be at a URL: s3://bucket/imagenet. Or WebDataset's tars of it.
         classes: "imagenet": class folders are wnids and keep their place among the 1000, also
             where only some are present. "folders": whatever class folders train/ holds, sorted.
         blur: What training images are blurred with, one draw an image: sharp, D4, H8, V8, M8@30,
@@ -132,9 +135,13 @@ class ImageNetDataModule(Sharded, BlurDataModule):
 
     @override
     def source(self, split: Split) -> Source:
-        if shards := self.stored("train" if split == "train" else "val"):
+        part = "train" if split == "train" else "val"
+        if shards := self.stored(part):
             return FileSource(self.root, shards.files["image"], shards.labels)
-        folder = self.root / ("train" if split == "train" else "val")
+        if tars := open_tars(self.root, part):
+            self._count_classes(tars.labels, part)
+            return FileSource(self.root, tars.files, tars.labels)
+        folder = self.root / part
         if not folder.is_dir():
             raise InputError(f"data.root: there is no folder {folder}; point --data.root at yours")
         class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -165,6 +172,20 @@ class ImageNetDataModule(Sharded, BlurDataModule):
                 raise InputError(f"{class_folder}: {advice}")
         self.num_classes, self.class_names = len(known), tuple(known)
         return known
+
+    def _count_classes(self, labels: Sequence[int], part: str) -> None:
+        """Tars number the classes, but do not tell how many there are."""
+        if self.classes == "imagenet":
+            known = len(wnid_labels())
+            if max(labels) >= known:
+                raise InputError(
+                    f"{self.root}: its tars have a class {max(labels)}, beyond ImageNet's {known}; "
+                    "set --data.classes folders"
+                )
+            self.num_classes, self.class_names = known, tuple(wnid_labels())
+            return
+        trained = open_tars(self.root, "train") if part != "train" else None
+        self.num_classes = 1 + max(*labels, *(trained.labels if trained else ()), 0)
 
     def _flat(self, folder: Path) -> Source:
         files = sorted(path for path in image_files(folder) if path.parent == folder)

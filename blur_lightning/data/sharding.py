@@ -20,7 +20,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from blur_lightning.data.base import BlurDataModule
 from blur_lightning.data.imagenet import FileSource
-from blur_lightning.data.shards import ABSENT, IMAGES, MANIFEST, VERSION, Part, Sharded
+from blur_lightning.data.shards import (
+    ABSENT,
+    IMAGES,
+    MANIFEST,
+    VERSION,
+    Part,
+    Sharded,
+    StoredFile,
+)
 from blur_lightning.data.windows import fingerprint
 from blur_lightning.errors import InputError
 from blur_lightning.images import image_shape
@@ -36,7 +44,7 @@ class Item(NamedTuple):
     """One image of a data set."""
 
     label: int  # -1 without one
-    files: Sequence[Path]  # of each kind
+    files: Sequence[Path | StoredFile]  # of each kind
     names: Sequence[str]  # of these
 
 
@@ -145,17 +153,19 @@ def _jobs(folder: Path, source: FileSource, size: int) -> Iterator[Job]:
     for index in range(len(source.names)):
         label = -1 if source.labels is None else source.labels[index]
         paths: list[Any] = [kind[index] for kind in files]
-        # SBD's masks lie elsewhere.
-        below = [path.is_relative_to(source.root) for path in paths]
-        names = [
-            str(p.relative_to(source.root)) if b else p.name
-            for p, b in zip(paths, below, strict=True)
-        ]
+        names = [_name(path, source.root) for path in paths]
         items.append(Item(label, paths, names))
         total += source.size(index)
         if total >= size or index + 1 == len(source.names):
             yield Job(folder, number, kinds, items)
             items, number, total = [], number + 1, 0
+
+
+def _name(file: Path | StoredFile, root: Path) -> str:
+    """The path of a file below the root; SBD's masks lie elsewhere."""
+    if isinstance(file, StoredFile) or file.is_relative_to(root):
+        return str(file.relative_to(root))
+    return file.name
 
 
 def _write_shard(job: Job) -> int | str:
@@ -186,7 +196,7 @@ def _write_shard(job: Job) -> int | str:
     return len(job.items)
 
 
-def _content(file: Path) -> bytes | None:
+def _content(file: Path | StoredFile) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 

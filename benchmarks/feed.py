@@ -7,10 +7,11 @@ folder as JPEG of quality 95 with all colour samples (4:4:4). That makes 102 KB 
 a little less than the 110 KB of ImageNet's training images. The scales are those of Vasiljevic et
 al. 2016: 384 to blur at, 256 for the network, a crop of 224. One thread.
 
-First loaders of training images, ours and others', in images a second of processor time; see
-`loaders.py`. Then the stages of a test, in which the network does not count, but in the last
-figure: what `test` takes with all it does, files included, beside an EfficientNet-Lite0 alone on
-the same images. Exits with status 2 where foolbox is not installed.
+First loaders of training images, ours and others', in images a second of processor time, and how
+long a step waits where an epoch begins; see `loaders.py`. Then the stages of a test, in which the
+network does not count, but in the last figure: what `test` takes with all it does, files included,
+beside an EfficientNet-Lite0 alone on the same images. Exits with status 2 where foolbox is not
+installed.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ from interleaved import (  # sets the threads' policy
 import numpy as np
 import timm
 import torch
-from loaders import FAST, PILLOW, loaders, store_jpegs
+from loaders import FAST, PILLOW, loaders, store_jpegs, waits
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training = store_jpegs(Path(folder, "photographs/train/all"), options.batch)
         contenders = loaders(training[0].parents[2])
         loading = seconds_an_image(contenders, options.rounds, clock=time.process_time)
+        waited = waits(training[0].parents[2])
         feed = Feed(training)
         seconds = seconds_an_image(feed.stages() | feed.passes(), options.rounds)
         long = store_jpegs(Path(folder) / "test", TEST_IMAGES)
@@ -95,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, rate in rates.items():
         print("{:34} {median:6.0f} images/s ({least:.0f}-{most:.0f})".format(name, **rate), end="")
         print("  {median:.2f}x ({least:.2f}-{most:.2f})".format(**faster[name]))
+    waited_ms = {name: spread([1000 * v for v in values]) for name, values in waited.items()}
+    for name, figures in waited_ms.items():
+        print("longest wait of an epoch, {:19} {median:6.1f} ms".format(name, **figures))
     for name, figures in milliseconds.items():
         print("{:32} {median:7.2f} ms  ({least:.2f}-{most:.2f})".format(name, **figures))
     print("each condition on its own: {median:.2f}x  ({least:.2f}-{most:.2f})".format(**times))
@@ -104,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images_a_second=rates,
         times_as_fast_as_image_folder=faster,
         least_times_as_fast=FASTER,
+        milliseconds_waited_in_an_epoch=waited_ms,
         milliseconds_an_image=milliseconds,
         times_each_on_its_own=times,
         target=TARGET,

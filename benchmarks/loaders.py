@@ -6,6 +6,7 @@ with its labels. The window has the margin that blurs of 8 pixels need. There ar
 thread, and all files are in memory.
 """
 
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,7 @@ MARGIN = 8
 FOLDER, SHARDS, FAST = "folder", "shards", "shards, fast_resize"
 PILLOW, TENSORS = "ImageFolder, v2 on Pillow images", "ImageFolder, v2 on tensors"
 TIMM = "timm's ImageDataset"
+OURS, TORCHS = "ours", "torch's DataLoader"
 SIZE = (500, 375)
 
 
@@ -86,6 +88,38 @@ class Whole:
         assert images.dtype == torch.uint8
         assert images.shape[1:] == (3, self.side, self.side)
         return images
+
+
+def waits(root: Path, batches: int = 4, epochs: int = 4) -> dict[str, list[float]]:
+    """Seconds that a step waits for its batch, ours and with torch's DataLoader: at most, by epoch.
+
+    One worker makes batches of a quarter of the photographs ready while a step takes twice as long
+    as that; of the first epoch, in which workers start, nothing is told.
+    """
+    data = ImageNetDataModule(str(root), classes="folders")
+    source, capture = data.source("train"), Capture()
+    size = len(source.names) // batches
+    dataset = WindowDataset(source, capture, margin=MARGIN, jitter=[capture.canonical])
+    begun = time.perf_counter()
+    for index in range(size):
+        dataset[0, index]
+    step = 2 * (time.perf_counter() - begun)
+
+    def longest(kind: type[DataLoader]) -> list[float]:
+        sampler = KeyedSampler(range(len(source.names)), seed=0, epochs=epochs)
+        loader = kind(dataset, batch_size=size, sampler=sampler, **loader_options(1))
+        found = []
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            waited, asked = [], time.perf_counter()
+            for _ in loader:
+                waited.append(time.perf_counter() - asked)
+                time.sleep(step)
+                asked = time.perf_counter()
+            found.append(max(waited))
+        return found[1:]
+
+    return {OURS: longest(KeyedLoader), TORCHS: longest(DataLoader)}
 
 
 def store_jpegs(folder: Path, count: int) -> list[Path]:

@@ -1,3 +1,4 @@
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,58 @@ def test_any_number_of_processes_goes_on_inside_an_epoch_and_uses_each_other_ima
         assert len(set(keys)) == len(keys)
         assert count - len(keys) < after * other + after  # less than a batch is left out
         assert second[0].state_dict() == {"images": 0}
+
+
+class Noting(Indices):
+    """Notes in a folder what a worker loads, and when there was what."""
+
+    def __init__(self, count, folder):
+        super().__init__(count)
+        self.folder = folder
+
+    def __getitem__(self, key):
+        (self.folder / f"{key[0]}-{key[1]}").touch()
+        return key[1]
+
+
+def streaming(folder, **options):
+    sampler = KeyedSampler(range(11), seed=5, **options)
+    data = Noting(11, folder)
+    return KeyedLoader(data, batch_size=2, sampler=sampler, drop_last=True, num_workers=1)
+
+
+def epoch_of(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return [index for batch in loader for index in batch.tolist()]
+
+
+def loaded(folder, epoch, wanted):
+    """How many images of an epoch are loaded, once there are as many or ten seconds are over."""
+    for _ in range(1000):
+        if len(found := list(folder.glob(f"{epoch}-*"))) >= wanted:
+            break
+        time.sleep(0.01)
+    return len(found)
+
+
+def test_workers_go_on_with_the_next_epoch_before_anybody_asks_for_it(tmp_path):
+    loader = streaming(tmp_path, epochs=3)
+    orders = [list(KeyedSampler(range(11), seed=5).keys(epoch)) for epoch in range(3)]
+    for epoch, order in enumerate(orders):
+        assert epoch_of(loader, epoch) == [index for _, index in order][:10]
+        assert loaded(tmp_path, epoch + 1, 4 * (epoch < 2)) == 4 * (epoch < 2)
+    assert not list(tmp_path.glob("3-*"))
+
+
+def test_an_epoch_that_was_left_or_is_another_begins_anew(tmp_path):
+    loader = streaming(tmp_path)
+    expected = {epoch: epoch_of(streaming(tmp_path), epoch) for epoch in range(4)}
+    batches = iter(loader)
+    next(batches)
+    batches.close()  # as where the number of steps ends a training
+    assert epoch_of(loader, 0) == expected[0]
+    assert epoch_of(loader, 3) == expected[3]
+    assert loader.state_dict() == {"images": 0}
 
 
 def test_a_batch_keeps_what_can_be_read():

@@ -83,6 +83,7 @@ def test_one_step_of_training_is_known():
     data.setup("fit")
     data.trainer = SimpleNamespace(
         current_epoch=0,
+        max_epochs=1,
         global_rank=0,
         world_size=1,
         training=True,

@@ -69,6 +69,7 @@ def trained(**options):
     task = ClassificationTask(Contrast(10), **options)
     data.trainer = SimpleNamespace(
         current_epoch=0,
+        max_epochs=1,
         global_rank=0,
         world_size=1,
         training=True,

@@ -33,6 +33,7 @@ def module(root, stage="fit", **options):
         global_rank=0,
         world_size=1,
         current_epoch=0,
+        max_epochs=1,
         limit_test_batches=1.0,
         limit_predict_batches=1.0,
     )

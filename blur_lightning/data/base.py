@@ -287,7 +287,8 @@ class BlurDataModule(LightningDataModule, ABC):
             )
             batches = ShapeBatches(indices, shapes, batch_size=self.batch_size, **process)
             return DataLoader(dataset, batch_sampler=batches, **options)
-        sampler = KeyedSampler(indices, seed=self.seed if training else None, **process)
+        seed, epochs = self.seed if training else None, self.trainer.max_epochs
+        sampler = KeyedSampler(indices, seed=seed, epochs=epochs, **process)
         if not len(sampler):
             raise InputError(f"data: {len(indices)} images for {split} are fewer than processes")
         # After a resume workers fetch ahead before Lightning calls set_epoch.

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,19 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         seed: Seed of the shuffling; None keeps the order.
         rank: This process.
         processes: Number of processes, which take turns; in order, none is padded.
+        epochs: How many there will be; None or -1: nobody knows.
     """
 
     def __init__(
-        self, indices: Sequence[int], *, seed: int | None = None, rank: int = 0, processes: int = 1
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        processes: int = 1,
+        epochs: int | None = None,
     ) -> None:
-        self.indices = indices
+        self.indices, self.epochs = indices, epochs
         self.seed, self.rank, self.processes = seed, rank, processes
         self.epoch = 0
         # Images of the epoch that all processes together have seen before.
@@ -41,13 +48,17 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        return self.keys(self.epoch, self.seen)
+
+    def keys(self, epoch: int, seen: int = 0) -> Iterator[tuple[int, int]]:
+        """What an epoch yields, after so many images of all processes."""
         order = np.asarray(self.indices, dtype=np.int64)
         if self.seed is not None:
-            order = np.random.default_rng([self.seed, 3, self.epoch]).permutation(order)
-            order = order[self.seen :]
+            order = np.random.default_rng([self.seed, 3, epoch]).permutation(order)
+            order = order[seen:]
             # Gradients are averaged over processes, so each must take as many steps.
             order = order[: len(order) // self.processes * self.processes]
-        return ((self.epoch, int(index)) for index in order[self.rank :: self.processes])
+        return ((epoch, int(index)) for index in order[self.rank :: self.processes])
 
     def __len__(self) -> int:
         if self.seed is not None:
@@ -55,14 +66,33 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         return len(range(self.rank, len(self.indices), self.processes))
 
 
+class _Stream(Sampler[list[tuple[int, int]]]):
+    """Batches of an epoch and of those that follow."""
+
+    def __init__(self, sampler: KeyedSampler, *, batch_size: int, drop_last: bool) -> None:
+        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first, seen, end = self.sampler.epoch, self.sampler.seen, self.sampler.epochs or -1
+        for epoch in count(first) if end < 0 else range(first, max(end, first + 1)):
+            keys = self.sampler.keys(epoch, seen if epoch == first else 0)
+            while batch := list(islice(keys, self.batch_size)):
+                if len(batch) == self.batch_size or not self.drop_last:
+                    yield batch
+
+
 class KeyedLoader(DataLoader):
     """Batches of a `KeyedSampler`; a checkpoint inside an epoch holds how far they were used.
+
+    At the end of an epoch its workers go on with the next, so that nobody waits for them then.
 
     What it holds are images, of all processes: any number of them can go on, with batches of any
     size, and use each of the others once.
     """
 
     _batches = _first = _seen = _before = 0
+    _stream: Iterator[Any] | None = None  # whose next batches begin this epoch:
+    _coming = 0
 
     @property
     def _each(self) -> int:
@@ -73,12 +103,26 @@ class KeyedLoader(DataLoader):
     def __iter__(self) -> Any:
         self._first, self._seen = self.used, self._before
         self._batches = self._before = 0
-        if isinstance(self.sampler, KeyedSampler):  # Lightning has its own to overfit batches
-            self.sampler.seen = self._seen
-        for batch in super().__iter__():
+        sampler, stream = self.sampler, self._stream
+        # A stream that is not used up to the end of an epoch serves no other.
+        self._stream = None
+        if not isinstance(sampler, KeyedSampler):  # Lightning has its own to overfit batches
+            stream = super().__iter__()
+        elif stream is None or self._seen or self._coming != sampler.epoch:
+            sampler.seen = self._seen
+            stream = self._streaming(sampler)
+        for batch in islice(stream, len(self) - self._first):
             self._batches += 1
             yield batch
         self._batches = self._first = self._seen = 0
+        if isinstance(sampler, KeyedSampler):
+            self._stream, self._coming = stream, sampler.epoch + 1
+
+    def _streaming(self, sampler: KeyedSampler) -> Iterator[Any]:
+        names = ("num_workers", "collate_fn", "pin_memory", "worker_init_fn")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        batches = _Stream(sampler, batch_size=self.batch_size or 1, drop_last=self.drop_last)
+        return iter(DataLoader(self.dataset, batch_sampler=batches, **options))
 
     @property
     def used(self) -> int:

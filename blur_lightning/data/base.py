@@ -60,6 +60,7 @@ class BlurDataModule(LightningDataModule, ABC):
     """
 
     num_classes: int
+    training_dataset = WindowDataset
 
     def __init__(
         self,
@@ -79,8 +80,7 @@ class BlurDataModule(LightningDataModule, ABC):
         skip_unreadable: bool = False,
     ) -> None:
         super().__init__()
-        # The data set's name in records.
-        self.name = type(self).__name__.removesuffix("DataModule").lower()
+        self.name = type(self).__name__.removesuffix("DataModule").lower()  # in records
         self.blur = BlurDistribution.parse(blur)
         self.val_blur = BlurDistribution.parse(val_blur or blur)
         self.capture = capture or Capture()
@@ -268,7 +268,7 @@ class BlurDataModule(LightningDataModule, ABC):
                 "set data.test_whole true"
             )
         margin = self._margin(split, capture)
-        dataset = WindowDataset(
+        dataset = (self.training_dataset if training else WindowDataset)(
             source,
             capture,
             margin=capture.margin(margin),

@@ -230,13 +230,17 @@ def canonical_shapes(
 def collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Make a batch of the images that could be read; `unreadable` maps the others to their error.
 
-    A batch of which nothing could be read has no `image`. Estimates stay a list.
+    A batch of which nothing could be read has no `image`. Estimates stay a list, and so do images
+    of which some are to be decoded on the device.
     """
     unreadable = {item["index"]: item["unreadable"] for item in items if "unreadable" in item}
     readable = [item for item in items if "unreadable" not in item]
     estimates = [item.pop("estimate") for item in readable if "estimate" in item]
+    lists: dict[str, Any] = {"estimate": estimates} if estimates else {}
+    if any(isinstance(item.get("image"), tuple) for item in readable):
+        lists["image"] = [item.pop("image") for item in readable]
     batch = default_collate(readable) if readable else {}
-    return batch | ({"estimate": estimates} if estimates else {}) | {"unreadable": unreadable}
+    return batch | lists | {"unreadable": unreadable}
 
 
 def unmeasured(trainer: Any, split: str, count: int) -> list[int]:

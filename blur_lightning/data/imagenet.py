@@ -14,16 +14,19 @@ import csv
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from typing_extensions import override
 
 from blur_lightning.blur import Capture
 from blur_lightning.data.base import BlurDataModule, Split
+from blur_lightning.data.device_decoding import EncodedDataset, decoded
 from blur_lightning.data.shards import UNKNOWN, Sharded, StoredFile, StoredFiles
 from blur_lightning.data.tars import open_tars
-from blur_lightning.data.windows import Source
+from blur_lightning.data.windows import Source, WindowDataset
 from blur_lightning.errors import InputError
 from blur_lightning.images import file_size, image_files, image_shape, read_image
 
@@ -47,6 +50,13 @@ class FileSource:
         if isinstance(file, StoredFile) and UNKNOWN not in file.shape:
             return file.shape
         return image_shape(file)
+
+    def content(self, index: int) -> bytes:
+        """What one image's file holds; nothing where it cannot be read."""
+        try:
+            return self.files[index].read_bytes()
+        except OSError:
+            return b""
 
     @property
     def parts(self) -> dict[str, Sequence[Path] | StoredFiles]:
@@ -86,6 +96,8 @@ class ImageNetDataModule(Sharded, BlurDataModule):
         per_class: Test on so many images of every class, drawn from the seed; None is all.
         fast_resize: Resize training images faster, by torch; a value in some hundreds differs
             by one of 255 levels from what validation and tests would see. They stay exact.
+        decode_on_device: Decode and resize JPEGs for training on the device, by nvJPEG on CUDA,
+            where cores are few; pixels differ by some levels from those of tests.
         batch_size: Images in a batch of each process.
         num_workers: Processes that decode; None is one a core, at most 8.
         seed: Seed of all draws; None is the run's seed_everything.
@@ -109,6 +121,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
         fraction: float = 1.0,
         per_class: int | None = None,
         fast_resize: bool = False,
+        decode_on_device: bool = False,
         batch_size: int = 128,
         num_workers: int | None = None,
         seed: int | None = None,
@@ -130,8 +143,27 @@ class ImageNetDataModule(Sharded, BlurDataModule):
             skip_unreadable=skip_unreadable,
         )
         self.root, self.classes = Path(root), classes
+        self.training_dataset = EncodedDataset if decode_on_device else WindowDataset
         if classes == "folders":
             self.name = self.root.resolve().name
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        images = batch.pop("image") if isinstance(batch.get("image"), list) else None
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if images is None:
+            return batch
+        windows, reasons = decoded(images, device, self.capture)
+        indices, names = batch["index"].tolist(), self.sources["train"].names
+        for place, reason in reasons.items():
+            name = names[indices[place]]
+            batch["unreadable"][indices[place]] = f"{name}: cannot be read ({reason})"
+        kept = [place for place in range(len(images)) if place not in reasons]
+        for name, values in batch.items():
+            batch[name] = values[kept] if isinstance(values, Tensor) else values
+        return batch if windows is None else batch | {"image": windows}
 
     @override
     def source(self, split: Split) -> Source:

@@ -99,6 +99,11 @@ class Subset:
         """Bytes of one image's file."""
         return self.source.size(self.chosen[index])
 
+    def content(self, index: int) -> bytes:
+        """What one image's file holds; see `FileSource`."""
+        source: Any = self.source
+        return source.content(self.chosen[index])
+
     def shape(self, index: int) -> tuple[int, int]:
         """Rows and columns of one image."""
         return self.source.shape(self.chosen[index])
@@ -205,7 +210,8 @@ class WindowDataset(Dataset):
                 pixels["mask"] = self.masked.mask(index)
             if self.paired:
                 pixels["sharp"] = self.paired.sharp(index)
-            self._check_resizable(index, pixels["image"])
+            if reason := self._reason_against(index, pixels["image"].shape[:2]):
+                raise UnreadableImageError(reason)
         except UnreadableImageError as error:
             # Not raised here: a worker would wrap it in a traceback of its own.
             return {"index": index, "unreadable": str(error)}
@@ -221,16 +227,17 @@ class WindowDataset(Dataset):
             item["label"] = self.source.labels[index]
         return item
 
-    def _check_resizable(self, index: int, image: np.ndarray) -> None:
-        """Refuse a strip of a few pixels that would be a huge image once it is resized."""
-        rows, columns = image.shape[:2]
+    def _reason_against(self, index: int, shape: tuple[int, int]) -> str | None:
+        """A strip of a few pixels would be a huge image once it is resized."""
+        rows, columns = shape
         length = max((self.capture.canonical, *(self.jitter or ())))
         height, width = resized_shape((rows, columns), length, self.capture.measure)
-        if height * width > max(MOST_PIXELS, rows * columns):
-            raise UnreadableImageError(
-                f"{self.source.names[index]}: {columns}x{rows} pixels would be {width}x{height} at "
-                f"the scale of {length}, more than {MOST_PIXELS // 10**6} megapixels"
-            )
+        if height * width <= max(MOST_PIXELS, rows * columns):
+            return None
+        return (
+            f"{self.source.names[index]}: {columns}x{rows} pixels would be {width}x{height} at "
+            f"the scale of {length}, more than {MOST_PIXELS // 10**6} megapixels"
+        )
 
     def _cut(
         self,
@@ -271,17 +278,22 @@ class WindowDataset(Dataset):
         jitter: Sequence[int],
     ) -> dict[str, Any]:
         """Cut the window of one scale; it lies in the middle of a frame for the smallest scale."""
-        capture = self.capture
-        generator = np.random.default_rng([self.seed, 2, epoch, index])
-        length = int(generator.choice(jitter))
-        place = (generator.random(), generator.random())
-        flip = bool(self.flip and generator.random() < 0.5)
-        scale = int(generator.choice(capture.scales)) if len(capture.scales) > 1 else 0
-        scale = scale or capture.scales[0]
+        length, scale, place, flip = self._draw(epoch, index, jitter)
         item = self._cut(pixels, length, scale=scale, place=place, flip=flip)
-        lacking = capture.window_side + 2 * self.margin - item["image"].shape[-1]
+        lacking = self.capture.window_side + 2 * self.margin - item["image"].shape[-1]
         if lacking:
             pads = (lacking // 2, lacking - lacking // 2) * 2
             for name in {"image", "sharp"} & item.keys():
                 item[name] = torch.nn.functional.pad(item[name], pads)
         return item | {"scale": scale}
+
+    def _draw(
+        self, epoch: int, index: int, jitter: Sequence[int]
+    ) -> tuple[int, int, tuple[float, float], bool]:
+        """Draw the length that an image is resized to, a scale, a place, and if it is mirrored."""
+        generator, scales = np.random.default_rng([self.seed, 2, epoch, index]), self.capture.scales
+        length = int(generator.choice(jitter))
+        place = (generator.random(), generator.random())
+        flip = bool(self.flip and generator.random() < 0.5)
+        scale = int(generator.choice(scales)) if len(scales) > 1 else scales[0]
+        return length, scale, place, flip

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_pairs import write_gopro
 from small_voc import write_voc
 
 from blur_lightning.cli import main
@@ -154,6 +155,21 @@ def test_sharp_partners_come_along(tmp_path):
     options = {"synthetic_blur": "D4"}
     one, other = (PairsDataModule(r, **options).source("train") for r in (root, str(out)))
     assert_alike(one, other)
+
+
+def test_a_test_of_pairs_in_shards_has_the_records_of_the_files(tmp_path):
+    """By the command: Lightning's own name of the stage is an enum, in a text another word."""
+    root = write_gopro(tmp_path / "pairs")
+    out = shard(PairsDataModule(str(root), layout="gopro"), tmp_path / "out")
+    for name, place in (("files", str(root)), ("shards", out)):
+        words = ["test", "--model", "DeblurringTask", "--model.net", "nets.Gain"]
+        words += ["--model.conditions", "[sharp]", "--data", "PairsDataModule"]
+        words += ["--data.layout", "gopro", "--data.root", place, "--data.num_workers", "0"]
+        words += ["--data.capture", '{"canonical": 32, "scale": 32, "crop": 32}']
+        words += ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+        assert main([*words, "--trainer.default_root_dir", str(tmp_path / name)]) == 0
+    one, other = ((tmp_path / n / "robustness.csv").read_text() for n in ("files", "shards"))
+    assert other.replace("shards", "files") == one
 
 
 def test_a_run_on_shards_has_the_losses_and_records_of_one_on_the_folder(folder, shards, tmp_path):

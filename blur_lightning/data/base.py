@@ -111,9 +111,9 @@ class BlurDataModule(LightningDataModule, ABC):
     @override
     def setup(self, stage: str) -> None:
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in needed.get(stage, (stage,)):
+        for split in needed.get(stage, ("test" if stage == "test" else "predict",)):
             if split not in self.sources:
-                self.sources[split] = self._part(split)  # type: ignore[index,arg-type]
+                self.sources[split] = self._part(split)
 
     def _part(self, split: Split) -> Source:
         """All images of a split, or those that `fraction` and `per_class` draw."""

@@ -163,7 +163,7 @@ def test_the_errors_beside_the_weights_are_those_of_the_table():
 
 
 def test_the_table_of_the_readme_is_that_of_the_file():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs/photographs.md").read_text(encoding="utf-8")
     with (ROOT / "experiments/results/blur_estimate.csv").open() as stream:
         rows = [r for r in csv.DictReader(stream) if (r["images"], r["harm"]) == TABLE]
     assert len(rows) == 18

@@ -1,4 +1,4 @@
-"""Gaps against closed forms and simulated truth, and the figures that README.md keeps."""
+"""Gaps against closed forms and simulated truth, and the figures of docs/segmentation.md."""
 
 import csv
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_what_is_missing_is_told_in_one_line(paths, capsys, tmp_path):
 
 
 def test_the_committed_verdict_is_that_of_the_committed_tables(tmp_path, capsys):
-    """After new runs: `make figures`, and the line of README.md."""
+    """After new runs: `make figures`, and the line of docs/segmentation.md."""
     assert main(["--out", str(tmp_path / "gap.csv")]) == 0
     tables = []
     for path in (tmp_path / "gap.csv", ROOT / "experiments/results/segmentation_gap.csv"):
@@ -161,4 +161,6 @@ def test_the_committed_verdict_is_that_of_the_committed_tables(tmp_path, capsys)
     assert found == committed
     means = [[float(row["mean"]) for row in rows] for rows in tables]
     assert means[0] == pytest.approx(means[1])
-    assert f"| {CLAIM} | {found[0][1]} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {CLAIM} | {found[0][1]} |" in (ROOT / "docs/segmentation.md").read_text(
+        encoding="utf-8"
+    )

@@ -117,7 +117,7 @@ def measure(case: Case, work: Path, *, kills: int, random: np.random.Generator) 
         while struck < min(_CHAIN, kills - done):
             command = _start(case, out)
             # Half of what comes before the first file is enough of a command that did nothing.
-            if command.wait(random.uniform(begun / 2, seconds)) is not None:
+            if command.wait(random.uniform(min(begun / 2, seconds), seconds)) is not None:
                 break
             # A kernel that lacks memory kills one process, a machine that goes down all.
             command.kill(first=case.processes > 1 and bool(random.integers(2)))

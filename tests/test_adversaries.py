@@ -230,6 +230,15 @@ def test_a_predictor_learns_to_hurt():
     assert scene.margin(predicted(adversary, scene, 255.0).image).mean() > before + 0.01
 
 
+def test_a_turn_with_numbers_beyond_the_range_is_not_taken():
+    torch.manual_seed(0)
+    adversary, scene = PredictedKernel(5, width=2), scene_of(contrast)
+    before = {name: weight.clone() for name, weight in adversary.state_dict().items()}
+    Turns(adversary).take(scene, 20.0, lambda numbers: numbers * torch.inf)
+    for name, weight in adversary.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
 def test_turns_go_on_to_the_bit_from_what_was_kept():
     whole, turns = turned([[0, 1, 2]], steps=3)
     again, kept = turned([[0, 1, 2]], steps=2)

@@ -1,7 +1,12 @@
+import os
 import time
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
 
 from blur_lightning.data.batches import KeyedLoader, KeyedSampler, ShapeBatches, collate_readable
 
@@ -91,6 +96,7 @@ class Noting(Indices):
 
     def __getitem__(self, key):
         (self.folder / f"{key[0]}-{key[1]}").touch()
+        (self.folder / f"worker-{os.getpid()}").touch()
         return key[1]
 
 
@@ -121,6 +127,48 @@ def test_workers_go_on_with_the_next_epoch_before_anybody_asks_for_it(tmp_path):
         assert epoch_of(loader, epoch) == [index for _, index in order][:10]
         assert loaded(tmp_path, epoch + 1, 4 * (epoch < 2)) == 4 * (epoch < 2)
     assert not list(tmp_path.glob("3-*"))
+
+
+class Fitted(LightningModule):
+    """Learns nothing from a list of numbers."""
+
+    def __init__(self, loader):
+        super().__init__()
+        self.weight, self.loader = torch.nn.Parameter(torch.zeros(())), loader
+        self.seen = []
+
+    def train_dataloader(self):
+        return self.loader
+
+    def training_step(self, batch, batch_idx):
+        self.seen += batch.tolist()
+        return 0 * self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("limit", [1.0, 3])
+def test_a_fit_sees_each_epoch_in_its_order_and_one_worker_makes_them_all(tmp_path, limit):
+    loader = streaming(tmp_path, epochs=3)
+    module = Fitted(loader)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        limit_train_batches=limit,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        **quiet,
+    )
+    with warnings.catch_warnings(action="ignore"):  # what torch and Lightning say of each other
+        trainer.fit(module)
+    count = 10 if limit == 1.0 else 6
+    orders = [list(KeyedSampler(range(11), seed=5).keys(epoch))[:count] for epoch in range(3)]
+    assert module.seen == [index for order in orders for _, index in order]
+    if limit == 1.0:
+        assert len(list(tmp_path.glob("worker-*"))) == 1
+    assert loader._iterator is None  # Lightning has ended the worker
 
 
 def test_an_epoch_that_was_left_or_is_another_begins_anew(tmp_path):

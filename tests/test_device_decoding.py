@@ -83,6 +83,33 @@ def test_a_damaged_jpeg_is_left_out_and_named(root):
     assert len(made["image"]) == len(made["label"]) == 10
 
 
+@pytest.mark.parametrize("size", [(600, 60), (20, 90)])
+def test_a_strip_is_continued_at_its_edges_as_workers_do(root, size):
+    picture(3, size).save(root / "train/b/3.jpg", quality=95, subsampling=0)
+    capture = Capture(canonical=48, scale=48, crop=32, measure="geometric_mean")
+    ours, late, data = batches(root, capture, margin=9, jitter=(48, 12))
+    made = data.transfer_batch_to_device(late, CPU, 0)
+    assert (made["image"].int() - ours["image"].int()).abs().max() <= 2
+
+
+def test_what_the_device_refuses_the_processor_decodes(root, monkeypatch):
+    def refuse(content, *arguments, **options):
+        raise RuntimeError("nvjpeg: not supported")
+
+    capture = Capture(canonical=48, scale=48, crop=32)
+    ours, late, data = batches(root, capture, margin=0, jitter=(48,))
+    monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
+    made = data.transfer_batch_to_device(late, CPU, 0)
+    assert (made["image"].int() - ours["image"].int()).abs().max() <= 2
+
+    def fail(content, *arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        data.transfer_batch_to_device(batches(root, capture, margin=0, jitter=(48,))[1], CPU, 0)
+
+
 def test_a_batch_of_damaged_jpegs_alone_has_no_image():
     broken = Encoded(torch.zeros(9, dtype=torch.uint8), (48, 48), 32, 0, (0.5, 0.5), False)
     windows, reasons = decoded([broken, broken], CPU, Capture(canonical=48, scale=48, crop=32))
@@ -110,7 +137,12 @@ def test_tests_and_validation_decode_as_ever(root):
     assert isinstance(dataset[0, 0]["image"], torch.Tensor)
 
 
-def test_a_fit_decodes_on_the_device(root, tmp_path):
+def test_a_fit_decodes_on_the_device(root, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "blur_lightning.data.imagenet.decoded",
+        lambda *arguments: made.append(decoded(*arguments)) or made[-1],
+    )
     (root / "val").symlink_to(root / "train")
     words = ["fit", "--model", "ClassificationTask", "--model.net", "nets.Contrast"]
     words += ["--model.net.num_classes", "2", "--model.optimizer", "torch.optim.SGD"]
@@ -122,6 +154,7 @@ def test_a_fit_decodes_on_the_device(root, tmp_path):
     words += ["--trainer.max_epochs", "2", "--trainer.default_root_dir", str(tmp_path / "run")]
     assert main(words) == 0
     assert (tmp_path / "run/robustness.csv").exists()
+    assert [len(windows) for windows, _ in made] == [4, 4, 4, 4]
 
 
 @pytest.mark.gpu

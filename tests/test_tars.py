@@ -71,6 +71,22 @@ def test_parts_may_be_folders_and_keys_have_folders(tmp_path):
     assert len(ImageNetDataModule(str(tmp_path)).source("val").names) == 2
 
 
+def test_only_whole_words_tell_the_part(tmp_path):
+    write_tar(tmp_path / "carnival-train-0.tar", samples(range(3)))
+    write_tar(tmp_path / "carnival-val-0.tar", samples(range(2)))
+    write_tar(tmp_path / "retrieval.tar", samples(range(1)))
+    data = ImageNetDataModule(str(tmp_path))
+    assert [len(data.source(part).names) for part in ("train", "val")] == [3, 2]
+
+
+def test_a_tar_that_was_left_beside_what_was_in_it_counts_for_nothing(tmp_path):
+    file = tmp_path / "val/n01440764/a.JPEG"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(jpeg(0))
+    write_tar(tmp_path / "val/ILSVRC2012_img_val.tar", [("ILSVRC2012_val_00000001.JPEG", b"")])
+    assert ImageNetDataModule(str(tmp_path)).source("val").labels == [0]
+
+
 @pytest.mark.parametrize(("classes", "count"), [("imagenet", 1000), ("folders", 3)])
 def test_the_number_of_classes_is_known_in_tests_too(flat, classes, count):
     data = ImageNetDataModule(str(flat), classes=classes)
@@ -104,6 +120,12 @@ def cut(path, length):
     path.write_bytes(path.read_bytes()[:length])
 
 
+def harmed(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 HARMS = [
     (lambda tar: cut(tar, 512 + 900), "cannot be read as a tar"),  # in an image
     (lambda tar: cut(tar, tar.read_bytes().index(b"n01440764_002")), "cannot be read as a tar"),
@@ -111,6 +133,8 @@ HARMS = [
         lambda tar: cut(tar, tar.read_bytes().index(b"n01440764_002") + 99),
         "cannot be read as a tar",
     ),
+    (lambda tar: harmed(tar, tar.read_bytes().index(b"n01440764_002")), "damaged at byte"),
+    (lambda tar: tar.write_bytes(2 * tar.read_bytes()), "damaged at byte"),  # two in one
     (lambda tar: tar.write_bytes(b"tar?" * 300), "cannot be read as a tar"),
     (lambda tar: write_tar(tar, samples(range(2)), "w:gz"), "cannot be read as a tar"),
     (lambda tar: write_tar(tar, [("a.jpg", jpeg(0))]), "a.jpg has no a.cls with its class"),

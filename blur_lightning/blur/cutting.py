@@ -1,5 +1,7 @@
 """Windows of images and of their masks: any place, also beyond the edge."""
 
+from typing import Literal
+
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import UInt8
@@ -9,7 +11,11 @@ from torch import Tensor
 from blur_lightning.blur.border import Border
 from blur_lightning.images import VOID
 
-_PADDING = {"reflect": "reflect", "replicate": "edge", "constant": "constant"}
+PADDING: dict[Border, Literal["reflect", "edge", "constant"]] = {
+    "reflect": "reflect",
+    "replicate": "edge",
+    "constant": "constant",
+}
 
 
 def cut_window(
@@ -36,7 +42,7 @@ def cut_window(
     if not np.any(pads):  # the common case, in which padding would only copy
         return image[part]
     # Colours apart, as what follows wants them: then neither has to put them so once more.
-    planes = np.pad(image[part].transpose(2, 0, 1), ((0, 0), *pads), mode=_PADDING[border])  # type: ignore[call-overload]
+    planes = np.pad(image[part].transpose(2, 0, 1), ((0, 0), *pads), mode=PADDING[border])
     return planes.transpose(1, 2, 0)
 
 

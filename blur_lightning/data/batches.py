@@ -91,8 +91,7 @@ class KeyedLoader(DataLoader):
     """
 
     _batches = _first = _seen = _before = 0
-    _stream: Iterator[Any] | None = None  # whose next batches begin this epoch:
-    _coming = 0
+    _coming: int | None = None  # the epoch that the next batch of the stream begins
 
     @property
     def _each(self) -> int:
@@ -103,22 +102,27 @@ class KeyedLoader(DataLoader):
     def __iter__(self) -> Any:
         self._first, self._seen = self.used, self._before
         self._batches = self._before = 0
-        sampler, stream = self.sampler, self._stream
-        # A stream that is not used up to the end of an epoch serves no other.
-        self._stream = None
+        sampler = self.sampler
         if not isinstance(sampler, KeyedSampler):  # Lightning has its own to overfit batches
             stream = super().__iter__()
-        elif stream is None or self._seen or self._coming != sampler.epoch:
-            sampler.seen = self._seen
-            stream = self._streaming(sampler)
-        for batch in islice(stream, len(self) - self._first):
+        else:
+            if self._iterator is None or self._seen or self._coming != sampler.epoch:
+                sampler.seen = self._seen
+                # Where torch keeps its own, and Lightning looks for workers to end: also where a
+                # fit fails. Ours heed no SIGTERM, and nobody else would end them.
+                self._iterator = self._streaming(sampler)
+            # What is not used up to the end of an epoch serves no other.
+            stream, self._coming = self._iterator, None
+        rest = len(self) - self._first
+        for batch in islice(stream, rest):
             self._batches += 1
+            if self._batches == rest and isinstance(sampler, KeyedSampler):
+                # Not after the loop: Lightning, which counts batches, asks for no more.
+                self._coming = sampler.epoch + 1
             yield batch
         self._batches = self._first = self._seen = 0
-        if isinstance(sampler, KeyedSampler):
-            self._stream, self._coming = stream, sampler.epoch + 1
 
-    def _streaming(self, sampler: KeyedSampler) -> Iterator[Any]:
+    def _streaming(self, sampler: KeyedSampler) -> Any:
         names = ("num_workers", "collate_fn", "pin_memory", "worker_init_fn")
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
         batches = _Stream(sampler, batch_size=self.batch_size or 1, drop_last=self.drop_last)

@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 from warnings import catch_warnings
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
@@ -19,7 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from blur_lightning.blur import Capture
-from blur_lightning.blur.cutting import inside
+from blur_lightning.blur.cutting import PADDING, inside
 from blur_lightning.data.windows import WindowDataset
 from blur_lightning.errors import InputError
 from blur_lightning.images import DECODER_ERRORS, resized_shape
@@ -103,7 +104,7 @@ def decoded(
         if isinstance(image, Tensor):
             windows.append(image.to(device))
         elif place in pixels:
-            window = _cut(pixels[place], image, capture)
+            window = _cut(pixels[place].to(device), image, capture)
             lacking = capture.window_side - image.side
             windows.append(F.pad(window, (lacking // 2, lacking - lacking // 2) * 2))
     return (torch.stack(windows) if windows else None), reasons
@@ -112,7 +113,7 @@ def decoded(
 def _decode(
     jpegs: Mapping[int, Encoded], device: torch.device
 ) -> tuple[dict[int, Tensor], dict[int, str]]:
-    """Decode all at once, or if one of them is damaged, each on its own."""
+    """Decode all at once, or if the device refuses any of them, each with the processor."""
     try:
         from torchvision.io import ImageReadMode, decode_jpeg  # which a later torchvision drops
     except ImportError as error:
@@ -130,12 +131,19 @@ def _decode(
     try:
         contents = [jpeg.content for jpeg in jpegs.values()]
         return dict(zip(jpegs, made(contents) if contents else [], strict=True)), reasons
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         for place, jpeg in jpegs.items():
             try:
-                pixels[place] = made(jpeg.content)
-            except RuntimeError as error:
-                reasons[place] = str(error).partition("\n")[0]
+                with Image.open(
+                    BytesIO(jpeg.content.numpy().tobytes()), formats=("JPEG",)
+                ) as image:
+                    colours = np.array(image.convert("RGB"))
+            except DECODER_ERRORS as error:
+                reasons[place] = str(error)
+            else:
+                pixels[place] = torch.from_numpy(colours).permute(2, 0, 1)
         return pixels, reasons
 
 
@@ -143,9 +151,13 @@ def _cut(pixels: Tensor, image: Encoded, capture: Capture) -> Tensor:
     resized = F.interpolate(
         pixels[None].float(), image.shape, mode=capture.interpolation, antialias=True
     )
-    part, (rows, columns) = inside(
-        image.shape, side=image.side, margin=image.margin, place=image.place
-    )
-    window = F.pad(resized[:, :, *part], (*columns, *rows), mode=capture.border)
-    window = window[0].round().clamp(0, 255).to(torch.uint8)
+    part, pads = inside(image.shape, side=image.side, margin=image.margin, place=image.place)
+    window = resized[0, :, *part]
+    if capture.border == "constant":
+        window = F.pad(window, (*pads[1], *pads[0]))
+    else:  # an image may be smaller than what is lacking of its window, which F.pad refuses
+        for axis, pad in enumerate(pads, start=1):
+            places = np.pad(np.arange(window.shape[axis]), pad, mode=PADDING[capture.border])
+            window = window.index_select(axis, torch.from_numpy(places).to(window.device))
+    window = window.round().clamp(0, 255).to(torch.uint8)
     return window.flip(-1) if image.flip else window

@@ -12,7 +12,7 @@ official ground truth counts otherwise, by the ILSVRC2012_ID of its own `meta.ma
 
 import csv
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,6 +143,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
             skip_unreadable=skip_unreadable,
         )
         self.root, self.classes = Path(root), classes
+        self._tars = cache(partial(open_tars, self.root))  # to find images in them takes minutes
         self.training_dataset = EncodedDataset if decode_on_device else WindowDataset
         if classes == "folders":
             self.name = self.root.resolve().name
@@ -170,7 +171,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
         part = "train" if split == "train" else "val"
         if shards := self.stored(part):
             return FileSource(self.root, shards.files["image"], shards.labels)
-        if tars := open_tars(self.root, part):
+        if tars := self._tars(part):
             self._count_classes(tars.labels, part)
             return FileSource(self.root, tars.files, tars.labels)
         folder = self.root / part
@@ -216,7 +217,7 @@ class ImageNetDataModule(Sharded, BlurDataModule):
                 )
             self.num_classes, self.class_names = known, tuple(wnid_labels())
             return
-        trained = open_tars(self.root, "train") if part != "train" else None
+        trained = self._tars("train") if part != "train" else None
         self.num_classes = 1 + max(*labels, *(trained.labels if trained else ()), 0)
 
     def _flat(self, folder: Path) -> Source:

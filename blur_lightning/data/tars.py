@@ -17,6 +17,9 @@ from blur_lightning.data.shards import UNKNOWN, Store, StoredFiles
 from blur_lightning.errors import InputError
 from blur_lightning.images import ENDINGS
 
+# What the names of tars of a part have in them.
+_WORDS = {"train": "train", "val": "val(?:idation)?"}
+
 
 class Tars(NamedTuple):
     """The images of a part of a data set, in order, and the class index of each."""
@@ -26,7 +29,9 @@ class Tars(NamedTuple):
 
 
 def open_tars(root: Path, part: str) -> Tars | None:
-    """Find the images in the tars of a part of a data set, or find that it has no tars.
+    """Find the images in the tars of a part of a data set, or find that it is no set of tars.
+
+    A tar that lies beside images or folders counts for nothing: they may be what was in it.
 
     The head of each file is read: some 7,000 images a second, with a class and a JSON file each.
 
@@ -39,7 +44,13 @@ def open_tars(root: Path, part: str) -> Tars | None:
         InputError: A tar is damaged or compressed, an image has no class, or none is found.
     """
     folder = root / part
-    tars = sorted(folder.glob("*.tar") if folder.is_dir() else root.glob(f"*{part}*.tar"))
+    if folder.is_dir():
+        tars = sorted(folder.glob("*.tar"))
+        if any(path.is_dir() or path.suffix.lower() in ENDINGS for path in folder.iterdir()):
+            return None
+    else:
+        word = re.compile(rf"(?<![a-z]){_WORDS[part]}(?![a-z])")
+        tars = sorted(tar for tar in root.glob("*.tar") if word.search(tar.name.lower()))
     if not tars:
         return None
     rows, labels = [], []
@@ -79,15 +90,25 @@ def _read_heads(tar: Path) -> tuple[dict[str, tarfile.TarInfo], dict[str, int]]:
                     if not re.fullmatch(rb"\d{1,9}", text):
                         raise InputError(f"{tar}: {member.name} is not the index of a class")
                     classes[key] = int(text)
-            # Cut off between two files, or in the head of one, it would seem to end there.
-            if tar.stat().st_size < opened.offset + tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("unexpected end of data")
+            _check_end(tar, opened.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(
             f"{tar}: cannot be read as a tar ({error}); unpack it if it is compressed, else copy "
             "it again"
         ) from error
     return images, classes
+
+
+def _check_end(tar: Path, end: int) -> None:
+    """A tar ends in zeros; to end it seems where it is cut off, or the head of a file damaged."""
+    with tar.open("rb") as file:
+        file.seek(end)
+        if len(rest := file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
+        while rest:
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError(f"damaged at byte {end}")
+            rest = file.read(2**20)
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -64,7 +64,8 @@ class AdversarialBlurTask(ClassificationTask):
         self.adversary, self.budget, self.budgets = adversary, budget, budgets
         self.attacks: list[Attack] = []
         self._blurs, self.needs_sharp = self.conditions, True
-        self._turns_before: dict[str, Any] | None = None
+        self._turns: Turns | None = None
+        self._turns_before: dict[str, Any] = {}
 
     @property
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -116,17 +117,17 @@ class AdversarialBlurTask(ClassificationTask):
     @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._turns = Turns(self.adversary, self._turns_before)
+        self._turns, self._turns_before = Turns(self.adversary, self._turns_before), {}
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["adversary"] = self._turns.state_dict()
+        checkpoint["adversary"] = self._turns.state_dict() if self._turns else self._turns_before
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._turns_before = checkpoint.get("adversary")
+        self._turns_before = checkpoint.get("adversary", {})
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -159,6 +160,7 @@ class AdversarialBlurTask(ClassificationTask):
 
     def _take_turn(self, scene: Scene | None) -> None:
         strategy = self.trainer.strategy
+        assert self._turns is not None
         self._turns.take(scene, self.attacks[0].budget, partial(strategy.reduce, reduce_op="sum"))
 
     @override

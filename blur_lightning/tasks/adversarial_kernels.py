@@ -142,10 +142,10 @@ class FreeKernel(KernelAdversary):
 class PredictedKernel(KernelAdversary):
     """A small network that looks at a sharp image and predicts the kernel that hurts it.
 
-    It learns in `fit`, against the classifier, in turns: it takes some steps to raise the margin
-    less what its kernels cost, against the classifier as it is, and the classifier takes one
-    against its kernels as they then are (as Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1).
-    A test needs a checkpoint that it is in.
+    It learns in `fit`, against the classifier, in turns (Goodfellow et al. 2014, arXiv 1406.2661,
+    algorithm 1): in each batch it takes some steps to raise the margin less what its kernels cost,
+    against the classifier as it is, which then learns against its kernels as they are. A test needs
+    a checkpoint that it is in.
 
     Args:
         size: Side of the kernels in pixels at the canonical scale, odd, 3 or more.

@@ -13,7 +13,8 @@ class Turns:
     """An adversary's own optimisation, by hand and beside Lightning's, which is the classifier's.
 
     So accumulated gradients, averaged weights, half precision and the count of steps stay what they
-    are in any training. An adversary without weights takes no turns.
+    are in any training; where gradients are accumulated, an adversary takes a turn in each batch
+    all the same. One without weights takes none.
 
     Args:
         adversary: Where its weights are to be while they learn.
@@ -41,10 +42,10 @@ class Turns:
             return
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for _ in range(self.adversary.steps):
-            *slopes, count = total(self._slopes(scene, budget, weights)).split(
-                [*(weight.numel() for weight in weights), 1]
-            )
-            if not count:  # not one image of any process
+            row = total(self._slopes(scene, budget, weights))
+            *slopes, count = row.split([*(weight.numel() for weight in weights), 1])
+            # Not one image of any process, or, in half precision, numbers beyond its range.
+            if not count or not row.isfinite().all():
                 return
             for weight, slope in zip(weights, slopes, strict=True):
                 weight.grad = (slope / count).view_as(weight)

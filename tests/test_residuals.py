@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from blur_lightning.analysis.residuals import blur_sizes, correlation, scatter_svg
@@ -60,6 +61,14 @@ def test_residuals_are_mean_absolute_changes_and_follow_the_blur(tmp_path, pairs
     assert (pixels[0, ::22] == [[100] * 3, [0] * 3, [50] * 3, [0] * 3]).all()
     # Middle grey less four times 10 levels; then sharp, and white where the row is shorter.
     assert (pixels[16, [0, 20, 40, 60, 80], 0] == [20, 88, 10, 0, 255]).all()
+
+
+def test_the_mix_of_a_checkpoint_is_told(tmp_path, pairs, analyze):
+    content = {"state_dict": {"net.gain": torch.tensor(0.5)}, "trained_on": "wild (D1..4)"}
+    torch.save(content, tmp_path / "net.ckpt")
+    assert analyze(pairs, "--ckpt_path", str(tmp_path / "net.ckpt")) == 0
+    facts = json.loads((tmp_path / "run/residuals.json").read_text())
+    assert facts["trained_on"] == "wild (D1..4)"
 
 
 def test_the_correlation_is_pearsons_with_an_interval_around_it():

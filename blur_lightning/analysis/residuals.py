@@ -24,6 +24,7 @@ from blur_lightning.errors import InputError
 from blur_lightning.records.curves import COLOURS, RC
 from blur_lightning.records.robustness import replacing, write_table
 from blur_lightning.tasks import DeblurringTask
+from blur_lightning.tasks.networks import trained_mix
 
 MANIFEST = "manifest.csv"  # of build-wild: columns blur (a file) and blur_size (px)
 _GAIN = 4  # of residuals in pictures, about middle grey
@@ -53,6 +54,8 @@ class ResidualAnalysis(LightningModule):
     def __init__(self, task: DeblurringTask, sizes: Mapping[str, float]) -> None:
         super().__init__()
         self.task, self.sizes = task, sizes
+        # The checkpoint came after the task.
+        task.trained_on = trained_mix(task.net) or task.trained_on
         self.conditions = task.conditions  # the data module asks how far they reach
         self.mean, self.std = task.mean, task.std
         self.residuals: dict[str, float] = {}

@@ -210,6 +210,7 @@ def test_a_turn_follows_the_gain_and_spares_the_classifier():
     slope, classifier.grad = adversary.net[-1].bias.grad, None
     adversary.requires_grad_(False)
     Turns(adversary).take(scene, 20.0, lambda numbers: numbers)
+    torch.testing.assert_close(adversary.net[-1].bias.grad, -slope, rtol=1e-3, atol=1e-7)
     clear = slope.abs() > 1e-6
     assert clear.sum() > 10
     moved = (adversary.net[-1].bias - before)[clear]

@@ -51,13 +51,14 @@ class EncodedDataset(WindowDataset):
 
     @override
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        if self.jitter is None:
+            return super().__getitem__(key)
         epoch, index = key if isinstance(key, tuple) else (0, key)
         source: Any = self.source
         content = source.content(index)
-        shape = None if self.jitter is None else plain_jpeg(content)
+        shape = plain_jpeg(content)
         if shape is None or self._reason_against(index, shape):
             return super().__getitem__(key)
-        assert self.jitter is not None
         length, scale, place, flip = self._draw(epoch, index, self.jitter)
         item: dict[str, Any] = {"epoch": epoch, "index": index, "scale": scale}
         item["image"] = Encoded(
@@ -122,15 +123,13 @@ def _decode(
             "false"
         ) from error
 
-    def made(content: Any) -> Any:
-        with catch_warnings(category=DeprecationWarning, action="ignore"):
-            return decode_jpeg(content, ImageReadMode.RGB, device=device)
-
     pixels: dict[int, Tensor] = {}
     reasons: dict[int, str] = {}
+    contents = [jpeg.content for jpeg in jpegs.values()]
     try:
-        contents = [jpeg.content for jpeg in jpegs.values()]
-        return dict(zip(jpegs, made(contents) if contents else [], strict=True)), reasons
+        with catch_warnings(category=DeprecationWarning, action="ignore"):
+            found = decode_jpeg(contents, ImageReadMode.RGB, device=device) if contents else []
+        return dict(zip(jpegs, found, strict=True)), reasons
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
